@@ -1,0 +1,36 @@
+// HTTP/1.x request heads, RFC 9112. Strict where request smuggling lives: a bare LF, obs-fold, whitespace before a
+// colon, conflicting lengths, Content-Length beside Transfer-Encoding, an unknown transfer coding are all errors.
+// No state, no allocation: heads are views into the caller's buffer. Thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "http/message.hpp"
+
+namespace mik::http {
+
+enum class ParseStatus : std::uint8_t {
+  kDone,
+  kNeedMore,
+  kBadRequest,       // 400
+  kTargetTooLong,    // 414
+  kHeadTooLarge,     // 431: bytes or number of fields
+  kVersion,          // 505: HTTP/x.y that is not 1.x
+};
+
+struct ParseResult {
+  ParseStatus status = ParseStatus::kNeedMore;
+  std::size_t head_bytes = 0;   // kDone: how much of the buffer the head took, empty line included
+  std::string_view problem;     // errors: what is wrong, for the client; static storage
+};
+
+// Parses the head at the start of `buffer`. `fields` is the caller's storage: its size is the limit on the number of
+// fields. On kDone every view of `head` points into `buffer`. kNeedMore may be asked again with more bytes: `scanned`
+// (0 at first) remembers how far the end was looked for, so that a head that comes byte by byte costs linear time.
+// Empty lines before the request line are skipped (RFC 9112 section 2.2).
+ParseResult parse_request_head(std::string_view buffer, const Limits& limits, std::span<Field> fields,
+                               std::size_t& scanned, RequestHead& head) noexcept;
+
+}  // namespace mik::http
