@@ -1,0 +1,160 @@
+#include "config/settings.hpp"
+
+#include <cstring>
+#include <type_traits>
+
+namespace mik::config {
+
+namespace {
+
+// The first bytes of a block: another layout is another number.
+constexpr std::uint32_t kMagic = 0x6d696b01;
+
+class Writer {
+ public:
+  explicit Writer(std::string& out) : out_(out) {}
+  bool ok() const { return true; }
+
+  template <class T>
+  void operator()(const T& value) {
+    if constexpr (std::is_enum_v<T> || std::is_arithmetic_v<T>) {
+      out_.append(reinterpret_cast<const char*>(&value), sizeof value);
+    } else {
+      write(value);
+    }
+  }
+
+ private:
+  void write(base::Duration value) { (*this)(static_cast<std::int64_t>(value.count())); }
+  void write(const std::string& value) {
+    (*this)(static_cast<std::uint64_t>(value.size()));
+    out_ += value;
+  }
+  template <class A, class B>
+  void write(const std::pair<A, B>& value) {
+    (*this)(value.first);
+    (*this)(value.second);
+  }
+  template <class T>
+  void write(const std::vector<T>& values) {
+    (*this)(static_cast<std::uint64_t>(values.size()));
+    for (const T& value : values) {
+      (*this)(value);
+    }
+  }
+
+  std::string& out_;
+};
+
+class Reader {
+ public:
+  explicit Reader(std::string_view in) : in_(in) {}
+  // All was there and nothing is left over.
+  bool ok() const { return ok_ && in_.empty(); }
+
+  template <class T>
+  void operator()(T& value) {
+    if constexpr (std::is_enum_v<T> || std::is_arithmetic_v<T>) {
+      if (in_.size() < sizeof value) {
+        fail();
+        return;
+      }
+      std::memcpy(&value, in_.data(), sizeof value);
+      in_.remove_prefix(sizeof value);
+    } else {
+      read(value);
+    }
+  }
+
+ private:
+  void fail() {
+    ok_ = false;
+    in_ = {};
+  }
+  void read(base::Duration& value) {
+    std::int64_t count = 0;
+    (*this)(count);
+    value = base::Duration(count);
+  }
+  void read(std::string& value) {
+    std::uint64_t size = 0;
+    (*this)(size);
+    if (size > in_.size()) {
+      fail();
+      return;
+    }
+    value.assign(in_.substr(0, size));
+    in_.remove_prefix(size);
+  }
+  template <class A, class B>
+  void read(std::pair<A, B>& value) {
+    (*this)(value.first);
+    (*this)(value.second);
+  }
+  template <class T>
+  void read(std::vector<T>& values) {
+    std::uint64_t size = 0;
+    (*this)(size);
+    for (std::uint64_t i = 0; i < size && ok_; ++i) {
+      (*this)(values.emplace_back());
+    }
+  }
+
+  std::string_view in_;
+  bool ok_ = true;
+};
+
+// Every member, once, for both directions.
+template <class Archive, class Value>
+void visit(Archive& archive, Value& s) {
+  archive(s.binds);
+  archive(s.workers);
+  archive(s.pin_workers);
+  archive(s.component_path);
+  archive(s.component_name);
+  archive(s.state_dir);
+  archive(s.reuse);
+  archive(s.memory_limit_bytes);
+  archive(s.execution_timeout);
+  archive(s.cpu_budget);
+  archive(s.env);
+  archive(s.http_allowed);
+  archive(s.http_ca_file);
+  archive(s.max_concurrent_requests);
+  archive(s.max_connections);
+  archive(s.max_body_bytes);
+  archive(s.max_header_bytes);
+  archive(s.header_timeout);
+  archive(s.idle_timeout);
+  archive(s.body_timeout);
+  archive(s.stream_idle);
+  archive(s.shutdown_timeout);
+  archive(s.log_format);
+  archive(s.log_level);
+}
+
+}  // namespace
+
+std::string serialize(const Settings& settings) {
+  std::string out;
+  Writer writer(out);
+  writer(kMagic);
+  visit(writer, settings);
+  return out;
+}
+
+base::Result<Settings> deserialize(std::string_view bytes) {
+  Reader reader(bytes);
+  std::uint32_t magic = 0;
+  reader(magic);
+  Settings settings;
+  if (magic == kMagic) {
+    visit(reader, settings);
+  }
+  if (magic != kMagic || !reader.ok()) {
+    return base::Error(base::ErrorCode::kInternal, "settings of another version of mik");
+  }
+  return settings;
+}
+
+}  // namespace mik::config

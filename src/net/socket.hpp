@@ -1,0 +1,39 @@
+// Addresses as text and back, and listening sockets. Stateless; thread-safe.
+#pragma once
+
+#include <sys/socket.h>
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "base/fd.hpp"
+#include "base/result.hpp"
+
+namespace mik::net {
+
+struct SocketAddress {
+  sockaddr_storage storage{};
+  socklen_t length = 0;
+
+  const sockaddr* get() const noexcept { return reinterpret_cast<const sockaddr*>(&storage); }
+  sockaddr* get() noexcept { return reinterpret_cast<sockaddr*>(&storage); }
+
+  // "127.0.0.1", "::1"; empty for a unix socket.
+  std::string host() const;
+  std::uint16_t port() const noexcept;  // 0 where there is none
+  // "127.0.0.1:3000", "[::1]:3000".
+  std::string to_string() const;
+};
+
+// "127.0.0.1:3000", "[::1]:3000". Literals only: no name is looked up. kConfig when it is none.
+base::Result<SocketAddress> parse_socket_address(std::string_view text);
+
+// A bound, listening, non-blocking TCP socket with SO_REUSEADDR; IPv6 is IPv6 only. kAddressInUse when it is taken.
+base::Result<base::Fd> listen_tcp(const SocketAddress& address, int backlog);
+
+// Where a socket is bound to, or connected to.
+base::Result<SocketAddress> local_address(int fd);
+base::Result<SocketAddress> peer_address(int fd);
+
+}  // namespace mik::net
