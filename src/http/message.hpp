@@ -23,11 +23,12 @@ enum class Version : std::uint8_t { k10, k11, k2 };
 
 enum class BodyKind : std::uint8_t {
   kNone,     // no content
-  kLength,   // content_length bytes
+  kLength,   // content_length bytes, more than none
   kChunked,  // ends by itself: a chunked body, or an HTTP/2 stream without content-length
 };
 
-// The head of a request. All views point into `bytes`.
+// The head of a request. All views point into `bytes`, but for the path_query "*" of OPTIONS in absolute form without a
+// path, which is static.
 struct RequestHead {
   std::string_view bytes;      // one contiguous block
   std::string_view method;     // as received; case-sensitive
@@ -36,7 +37,7 @@ struct RequestHead {
   std::string_view authority;  // of the target, else Host; empty only in HTTP/1.0 without Host
   Version version = Version::k11;
   BodyKind body = BodyKind::kNone;
-  std::uint64_t content_length = 0;  // when body is kLength
+  std::uint64_t content_length = 0;  // when body is kLength, and then not 0
   bool expect_continue = false;
   bool keep_alive = true;   // what the client asks for, by version and Connection
   bool te_trailers = false; // TE: trailers, or HTTP/2
