@@ -350,8 +350,15 @@ static bool open_request(const Exchange *x, Incoming *incoming) {
   return open_body(consumed, incoming);
 }
 
-// Drops the body and waits for the trailers that came after it; false when there are none.
-static bool take_trailers(const Incoming *incoming, int32_t *trailers) {
+// What came after a body. The trailers are a child of the future: drop it last.
+typedef struct {
+  bool some;
+  int32_t fields;
+  int32_t future;
+} Trailers;
+
+// Closes the body and waits.
+static Trailers take_trailers(const Incoming *incoming) {
   input_drop(incoming->stream);
   int32_t future = incoming_body_finish(incoming->body);
   int32_t pollable = future_trailers_subscribe(future);
@@ -359,10 +366,14 @@ static bool take_trailers(const Incoming *incoming, int32_t *trailers) {
   pollable_drop(pollable);
   Future result;
   future_trailers_get(future, &result);
-  future_trailers_drop(future);
   bool some = result.ready && !result.taken && !result.failed && result.trailers.some;
-  *trailers = some ? result.trailers.handle : 0;
-  return some;
+  return (Trailers){some, some ? result.trailers.handle : 0, future};
+}
+
+static void finish_with_trailers(const Answer *answer, const Incoming *incoming) {
+  Trailers trailers = take_trailers(incoming);
+  finish_with(answer, trailers.some, trailers.fields);
+  future_trailers_drop(trailers.future);
 }
 
 // Reads to the end and writes what was read. False when one of the two failed before the end.
@@ -403,9 +414,7 @@ static void echo(const Exchange *x, bool (*copy)(int32_t input, int32_t output))
     abandon(&answer);
     return;
   }
-  int32_t trailers;
-  bool some = take_trailers(&incoming, &trailers);
-  finish_with(&answer, some, trailers);
+  finish_with_trailers(&answer, &incoming);
 }
 
 static void mode_echo(const Exchange *x) { echo(x, copy_body); }
@@ -932,10 +941,8 @@ static void mode_fetch(const Exchange *x) {
     abandon(&answer);
     return;
   }
-  int32_t trailers;
-  bool some = take_trailers(&incoming, &trailers);
+  finish_with_trailers(&answer, &incoming);
   incoming_response_drop(result.response);
-  finish_with(&answer, some, trailers);
 }
 
 // Several calls at once; one line for each, in the order of the calls.
