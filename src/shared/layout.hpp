@@ -1,0 +1,126 @@
+// What lies where in the shared segment: one header, then a row of cells for each worker. A worker
+// writes its own row only; the supervisor writes the header and, once a worker is dead, the gauges
+// of its row. Anybody reads. Every cell is one 64-bit atomic, every transition one operation on one
+// cell: a process that dies at any point leaves nothing half done.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+namespace mik::shared {
+
+using Cell = std::atomic<std::uint64_t>;
+static_assert(Cell::is_always_lock_free, "a lock in shared memory would die with its holder");
+static_assert(sizeof(Cell) == 8 && alignof(Cell) == 8);
+
+inline constexpr std::uint64_t kSegmentMagic = 0x31'67'65'73'6b'69'6d;  // "mikseg1"
+inline constexpr std::uint64_t kSegmentVersion = 1;
+inline constexpr std::size_t kSlotsMax = 512;
+inline constexpr std::size_t kCacheLine = 64;
+
+enum class WorkerState : std::uint64_t { kEmpty = 0, kStarting, kReady, kDraining, kGone };
+
+enum class ModuleState : std::uint64_t { kNone = 0, kCompiling, kReady, kFailed };
+
+// Why the host answered in place of a guest, or cut its answer.
+enum class GuestFailure : std::uint8_t {
+  kTrap = 0,
+  kNoResponse,
+  kErrorCode,  // the guest set an error in place of a response
+  kDeadline,
+  kCpuBudget,
+  kMemory,
+  kOverload,  // not admitted: the global limit
+  kAborted,   // failed after its head was out
+  kOther,
+};
+inline constexpr std::size_t kGuestFailures = 9;
+
+inline constexpr std::size_t kStatusClasses = 5;  // 1xx to 5xx
+
+// Upper bounds (inclusive) of the latency buckets in microseconds; one more bucket takes what is
+// slower.
+inline constexpr std::array<std::uint64_t, 19> kLatencyBoundsUs = {
+    50,        100,       250,        500,        1'000,     2'500,   5'000,
+    10'000,    25'000,    50'000,     100'000,    250'000,   500'000, 1'000'000,
+    2'500'000, 5'000'000, 10'000'000, 30'000'000, 60'000'000};
+inline constexpr std::size_t kLatencyBuckets = kLatencyBoundsUs.size() + 1;
+
+inline constexpr std::size_t kTextWords = 32;
+inline constexpr std::size_t kTextBytes = kTextWords * sizeof(std::uint64_t);
+
+// What changes with every request or connection and is read by the other workers: a line of its
+// own.
+struct alignas(kCacheLine) Gauges {
+  Cell pid;
+  Cell state;         // WorkerState
+  Cell heartbeat_ns;  // steady clock
+  Cell connections;
+  Cell active_requests;  // permits of the global limit
+  Cell generation;
+  Cell module_state;  // ModuleState
+  Cell module_bytes;  // size of the component's file
+};
+static_assert(sizeof(Gauges) == kCacheLine);
+
+// Only ever grow, over the whole life of the slot: the successor of a dead worker counts on from
+// where it stopped, so that no sum ever goes backwards and nothing has to be moved when a worker
+// dies.
+struct alignas(kCacheLine) Counters {
+  Cell requests;  // heads that were read, built-in endpoints included
+  Cell guest_requests;
+  Cell client_gone;
+  Cell bytes_in;
+  Cell bytes_out;
+  Cell accepted;  // from a listener, whoever served them
+  Cell handed_out;
+  Cell handed_in;
+  Cell refused;  // connections over max_connections
+  Cell accept_errors;
+  std::array<Cell, kStatusClasses> status;
+  std::array<Cell, kGuestFailures> failures;
+  std::array<Cell, kLatencyBuckets> latency;
+  Cell latency_sum_us;
+};
+
+// A text under a sequence number: odd while it is being written.
+struct alignas(kCacheLine) SharedText {
+  Cell sequence;
+  Cell length;
+  std::array<Cell, kTextWords> words;
+};
+
+struct WorkerCells {
+  Gauges gauges;
+  Counters counters;
+  SharedText module_error;
+};
+
+struct alignas(kCacheLine) SegmentHeader {
+  std::uint64_t magic;
+  std::uint64_t version;
+  std::uint64_t slots;
+  std::uint64_t bytes;
+  Cell start_ns;      // steady clock
+  Cell start_unix_s;  // for people
+  Cell draining;      // 0 or 1, never back
+  Cell generation;
+  Cell workers;  // how many there should be
+  Cell restarts;
+};
+
+static_assert(offsetof(SegmentHeader, start_ns) == 32);
+static_assert(offsetof(SegmentHeader, draining) == 48);
+static_assert(sizeof(SegmentHeader) == 2 * kCacheLine);
+static_assert(offsetof(WorkerCells, gauges) == 0);
+static_assert(offsetof(WorkerCells, counters) == 64);
+static_assert(offsetof(Counters, status) == 80);
+static_assert(offsetof(Counters, failures) == 120);
+static_assert(offsetof(Counters, latency) == 192);
+static_assert(offsetof(Counters, latency_sum_us) == 352);
+static_assert(offsetof(WorkerCells, module_error) == 448);
+static_assert(sizeof(WorkerCells) == 768 && sizeof(WorkerCells) % kCacheLine == 0);
+
+}  // namespace mik::shared

@@ -1,0 +1,292 @@
+#include "shared/segment.hpp"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <ctime>
+#include <new>
+
+#include "base/assert.hpp"
+
+namespace mik::shared {
+
+namespace {
+
+constexpr auto kRelaxed = std::memory_order_relaxed;
+
+constexpr std::size_t bytes_for(std::size_t slots) {
+  return sizeof(SegmentHeader) + slots * sizeof(WorkerCells);
+}
+
+base::Result<void*> map(int fd, std::size_t bytes) {
+  void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (memory == MAP_FAILED) {
+    return base::Error::from_errno("cannot map the shared segment", errno);
+  }
+  return memory;
+}
+
+void write_text(SharedText& text, std::string_view value) noexcept {
+  value = value.substr(0, kTextBytes);
+  const std::uint64_t sequence = text.sequence.load(kRelaxed) | 1;
+  text.sequence.store(sequence, kRelaxed);
+  // Release, each: who sees one of these sees the odd number too.
+  for (std::size_t i = 0; i * 8 < value.size(); ++i) {
+    std::uint64_t word = 0;
+    std::memcpy(&word, value.data() + i * 8, std::min<std::size_t>(8, value.size() - i * 8));
+    text.words[i].store(word, std::memory_order_release);
+  }
+  text.length.store(value.size(), std::memory_order_release);
+  text.sequence.store(sequence + 1, std::memory_order_release);
+}
+
+std::string read_text(const SharedText& text) {
+  // A writer that is at it twice in a row is not worth waiting for.
+  for (int attempt = 0; attempt < 4; ++attempt) {
+    const std::uint64_t before = text.sequence.load(std::memory_order_acquire);
+    if ((before & 1) != 0) {
+      continue;
+    }
+    const std::size_t length =
+        std::min<std::size_t>(text.length.load(std::memory_order_acquire), kTextBytes);
+    std::string value(length, '\0');
+    for (std::size_t i = 0; i * 8 < length; ++i) {
+      // Acquire: the sequence is read again after the words.
+      const std::uint64_t word = text.words[i].load(std::memory_order_acquire);
+      std::memcpy(value.data() + i * 8, &word, std::min<std::size_t>(8, length - i * 8));
+    }
+    if (text.sequence.load(std::memory_order_acquire) == before) {
+      return value;
+    }
+  }
+  return {};
+}
+
+template <std::size_t N>
+void add(std::array<std::uint64_t, N>& sums, const std::array<Cell, N>& cells) noexcept {
+  for (std::size_t i = 0; i < N; ++i) {
+    sums[i] += cells[i].load(kRelaxed);
+  }
+}
+
+}  // namespace
+
+std::size_t latency_bucket(base::Duration latency) noexcept {
+  const auto us = static_cast<std::uint64_t>(
+      std::max<std::int64_t>(0, std::chrono::ceil<std::chrono::microseconds>(latency).count()));
+  const auto* bound = std::ranges::lower_bound(kLatencyBoundsUs, us);
+  return static_cast<std::size_t>(bound - kLatencyBoundsUs.begin());
+}
+
+base::Result<Segment> Segment::create(std::size_t slots) {
+  MIK_ASSERT(slots >= 1 && slots <= kSlotsMax);
+  base::Fd fd(::memfd_create("mik-segment", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  if (!fd.valid()) {
+    return base::Error::from_errno("memfd_create", errno);
+  }
+  const std::size_t bytes = bytes_for(slots);
+  if (::ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0) {
+    return base::Error::from_errno("cannot size the shared segment", errno);
+  }
+  // Nobody who holds the descriptor can cut it under a mapping (SIGBUS).
+  if (::fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
+    return base::Error::from_errno("cannot seal the shared segment", errno);
+  }
+  MIK_TRY_ASSIGN(void* memory, map(fd.get(), bytes));
+  auto* header = new (memory) SegmentHeader{};
+  for (std::size_t i = 0; i < slots; ++i) {
+    new (static_cast<std::byte*>(memory) + bytes_for(i)) WorkerCells{};
+  }
+  header->magic = kSegmentMagic;
+  header->version = kSegmentVersion;
+  header->slots = slots;
+  header->bytes = bytes;
+  header->start_ns.store(base::to_ns(base::Clock::now()));
+  header->start_unix_s.store(static_cast<std::uint64_t>(std::time(nullptr)));
+  header->workers.store(slots);
+  return Segment(std::move(fd), memory);
+}
+
+base::Result<Segment> Segment::attach(int fd) {
+  struct stat status{};
+  if (::fstat(fd, &status) != 0) {
+    return base::Error::from_errno("cannot look at the shared segment", errno);
+  }
+  const auto bytes = static_cast<std::size_t>(status.st_size);
+  const int seals = ::fcntl(fd, F_GET_SEALS);
+  if (bytes < bytes_for(1) || seals < 0 || (seals & F_SEAL_SHRINK) == 0) {
+    return base::Error(base::ErrorCode::kBadMessage, "the descriptor is no shared segment");
+  }
+  MIK_TRY_ASSIGN(void* memory, map(fd, bytes));
+  Segment segment(base::Fd(), memory);
+  const SegmentHeader& header = *segment.header_;
+  // The size is read from our own stat, so that the unmapping below is right whatever the header
+  // says.
+  const bool fits = header.magic == kSegmentMagic && header.version == kSegmentVersion &&
+                    header.bytes == bytes && header.slots >= 1 && header.slots <= kSlotsMax &&
+                    bytes_for(header.slots) == bytes;
+  if (!fits) {
+    segment.header_ = nullptr;
+    ::munmap(memory, bytes);
+    return base::Error(base::ErrorCode::kBadMessage,
+                       "the shared segment was made by another version of mik");
+  }
+  return segment;
+}
+
+Segment::Segment(base::Fd fd, void* memory) noexcept
+    : fd_(std::move(fd)),
+      header_(std::launder(static_cast<SegmentHeader*>(memory))),
+      rows_(std::launder(reinterpret_cast<WorkerCells*>(static_cast<std::byte*>(memory) +
+                                                        sizeof(SegmentHeader)))) {}
+
+Segment::~Segment() {
+  if (header_ != nullptr) {
+    ::munmap(header_, header_->bytes);
+  }
+}
+
+WorkerCells& Segment::row(std::size_t slot) noexcept {
+  MIK_ASSERT(slot < slots());
+  return rows_[slot];
+}
+
+const WorkerCells& Segment::row(std::size_t slot) const noexcept {
+  MIK_ASSERT(slot < slots());
+  return rows_[slot];
+}
+
+void Segment::begin(std::size_t slot, std::uint64_t generation) noexcept {
+  row(slot).gauges.generation.store(generation);
+  set_state(slot, WorkerState::kStarting);
+}
+
+void Segment::set_pid(std::size_t slot, pid_t pid) noexcept {
+  row(slot).gauges.pid.store(static_cast<std::uint64_t>(pid));
+}
+
+void Segment::bury(std::size_t slot) noexcept {
+  WorkerCells& cells = row(slot);
+  // First of all nobody hands anything to it.
+  cells.gauges.state.store(static_cast<std::uint64_t>(WorkerState::kGone));
+  cells.gauges.pid.store(0);
+  cells.gauges.heartbeat_ns.store(0);
+  cells.gauges.connections.store(0);
+  cells.gauges.active_requests.store(0);
+  cells.gauges.module_state.store(static_cast<std::uint64_t>(ModuleState::kNone));
+  cells.gauges.module_bytes.store(0);
+  write_text(cells.module_error, {});
+}
+
+WorkerState Segment::state(std::size_t slot) const noexcept {
+  return static_cast<WorkerState>(row(slot).gauges.state.load());
+}
+
+void Segment::set_state(std::size_t slot, WorkerState state) noexcept {
+  row(slot).gauges.state.store(static_cast<std::uint64_t>(state));
+}
+
+void Segment::beat(std::size_t slot, base::Time now) noexcept {
+  row(slot).gauges.heartbeat_ns.store(base::to_ns(now), kRelaxed);
+}
+
+void Segment::set_connections(std::size_t slot, std::uint64_t open) noexcept {
+  row(slot).gauges.connections.store(open, kRelaxed);
+}
+
+void Segment::set_module(std::size_t slot, ModuleState state, std::string_view error) noexcept {
+  write_text(row(slot).module_error, error);
+  row(slot).gauges.module_state.store(static_cast<std::uint64_t>(state));
+}
+
+ModuleState Segment::module_state(std::size_t slot) const noexcept {
+  return static_cast<ModuleState>(row(slot).gauges.module_state.load());
+}
+
+std::string Segment::module_error(std::size_t slot) const {
+  return read_text(row(slot).module_error);
+}
+
+void Segment::count_response(std::size_t slot, int status, base::Duration latency) noexcept {
+  Counters& counters = row(slot).counters;
+  const int group = std::clamp(status / 100, 1, static_cast<int>(kStatusClasses));
+  count(counters.status[static_cast<std::size_t>(group - 1)]);
+  count(counters.latency[latency_bucket(latency)]);
+  const auto us = std::chrono::duration_cast<std::chrono::microseconds>(latency).count();
+  count(counters.latency_sum_us, static_cast<std::uint64_t>(std::max<std::int64_t>(0, us)));
+}
+
+void Segment::count_failure(std::size_t slot, GuestFailure failure) noexcept {
+  count(row(slot).counters.failures[static_cast<std::size_t>(failure)]);
+}
+
+std::optional<RequestPermit> Segment::try_acquire(std::size_t slot, std::uint64_t limit) noexcept {
+  // Of any set of permits held at one moment, the one that was counted last has seen all the
+  // others: had there been more than the limit it would have stepped back. Needs the single total
+  // order of sequential consistency.
+  Cell& own = row(slot).gauges.active_requests;
+  own.fetch_add(1);
+  std::uint64_t sum = 0;
+  for (std::size_t i = 0; i < slots(); ++i) {
+    sum += rows_[i].gauges.active_requests.load();
+  }
+  if (sum > limit) {
+    own.fetch_sub(1);
+    return std::nullopt;
+  }
+  return RequestPermit(own);
+}
+
+bool Segment::live(std::size_t slot, base::Time now) const noexcept {
+  const Gauges& gauges = row(slot).gauges;
+  if (gauges.state.load() != static_cast<std::uint64_t>(WorkerState::kReady)) {
+    return false;
+  }
+  const std::uint64_t beat = gauges.heartbeat_ns.load(kRelaxed);
+  const std::uint64_t at = base::to_ns(now);
+  constexpr auto kMax = static_cast<std::uint64_t>(std::chrono::nanoseconds(kHeartbeatMax).count());
+  // `now` may be a turn old, so a beat may lie ahead of it.
+  return beat >= at || at - beat < kMax;
+}
+
+std::uint64_t Segment::connections() const noexcept {
+  std::uint64_t sum = 0;
+  for (std::size_t i = 0; i < slots(); ++i) {
+    sum += rows_[i].gauges.connections.load(kRelaxed);
+  }
+  return sum;
+}
+
+Totals Segment::totals() const noexcept {
+  Totals sum;
+  sum.workers = header_->workers.load(kRelaxed);
+  sum.restarts = header_->restarts.load(kRelaxed);
+  for (std::size_t i = 0; i < slots(); ++i) {
+    const Gauges& gauges = rows_[i].gauges;
+    const Counters& counters = rows_[i].counters;
+    sum.requests += counters.requests.load(kRelaxed);
+    sum.guest_requests += counters.guest_requests.load(kRelaxed);
+    sum.client_gone += counters.client_gone.load(kRelaxed);
+    sum.bytes_in += counters.bytes_in.load(kRelaxed);
+    sum.bytes_out += counters.bytes_out.load(kRelaxed);
+    sum.accepted += counters.accepted.load(kRelaxed);
+    sum.handed_out += counters.handed_out.load(kRelaxed);
+    sum.handed_in += counters.handed_in.load(kRelaxed);
+    sum.refused += counters.refused.load(kRelaxed);
+    sum.accept_errors += counters.accept_errors.load(kRelaxed);
+    add(sum.status, counters.status);
+    add(sum.failures, counters.failures);
+    add(sum.latency, counters.latency);
+    sum.latency_sum_us += counters.latency_sum_us.load(kRelaxed);
+    sum.connections += gauges.connections.load(kRelaxed);
+    sum.active_requests += gauges.active_requests.load(kRelaxed);
+    sum.workers_ready += state(i) == WorkerState::kReady ? 1 : 0;
+  }
+  return sum;
+}
+
+}  // namespace mik::shared
