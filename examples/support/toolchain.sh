@@ -16,6 +16,9 @@ fi
 common="--target=wasm32-wasi --sysroot=/usr -Os -flto -mbulk-memory -ffunction-sections -fdata-sections
   -Wall -Wextra -Werror"
 
+builtins=$(clang-19 --target=wasm32-wasi -print-libgcc-file-name)
+libcxx=/usr/include/wasm32-wasi/c++/v1
+
 compile() {
   # shellcheck disable=SC2086  # the options are words
   clang-19 $common -std=c17 -c "$@"
@@ -28,4 +31,19 @@ link_bare() {
   # shellcheck disable=SC2086
   clang-19 $common -nostdlib -mexec-model=reactor -Wl,--no-entry -Wl,--stack-first -Wl,--gc-sections -Wl,--strip-debug \
     -o "$bare_out" "$@"
+}
+
+# link_libc OUT OBJECT...: wasi-libc. What it asks of the system becomes imports of wasi:cli and the like, by way of the
+# reactor adapter.
+link_libc() {
+  link_bare "$@" -Wl,--export=_initialize /usr/lib/wasm32-wasi/crt1-reactor.o -L/usr/lib/wasm32-wasi -lc "$builtins"
+}
+
+compile_cxx() {
+  # shellcheck disable=SC2086
+  clang++-19 $common -std=c++20 -fno-exceptions -nostdinc++ -isystem "$libcxx" -c "$@"
+}
+
+link_libcxx() {
+  link_libc "$@" -lc++ -lc++abi
 }
