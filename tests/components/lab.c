@@ -431,13 +431,26 @@ static void mode_trailers(const Exchange *x) {
   finish_with(&answer, true, trailers);
 }
 
+static bool is_ascii(Text text) {
+  for (size_t i = 0; i < text.size; ++i) {
+    if ((uint8_t)text.at[i] >= 0x80) {
+      return false;
+    }
+  }
+  return true;
+}
+
 static void mode_headers(const Exchange *x) {
+  bool strict = number(x, TEXT("strict"), 0) != 0;
   int32_t headers = request_headers(x->request);
   Pairs pairs;
   fields_entries(headers, &pairs);
   fields_drop(headers);
   Builder page = build();
   for (size_t i = 0; i < pairs.size; ++i) {
+    if (strict && !is_ascii(pairs.at[i].value)) {
+      __builtin_trap();
+    }
     add(&page, pairs.at[i].name);
     add(&page, TEXT(": "));
     add_hex(&page, pairs.at[i].value);
