@@ -7,8 +7,8 @@ static const char kGreeting[] = "Hello, World!\n";
 
 static wasi_http_types_own_fields_t text_headers(void) {
   wasi_http_types_own_fields_t headers = wasi_http_types_constructor_fields();
-  proxy_string_t name = {(uint8_t *)"content-type", 12};
-  wasi_http_types_field_value_t value = {(uint8_t *)"text/plain", 10};
+  proxy_string_t name = {(uint8_t*)"content-type", 12};
+  wasi_http_types_field_value_t value = {(uint8_t*)"text/plain", 10};
   wasi_http_types_header_error_t error;
   wasi_http_types_method_fields_append(wasi_http_types_borrow_fields(headers), &name, &value,
                                        &error);
@@ -34,7 +34,7 @@ void exports_wasi_http_incoming_handler_handle(
   wasi_http_types_own_output_stream_t stream;
   if (wasi_http_types_method_outgoing_body_write(wasi_http_types_borrow_outgoing_body(body),
                                                  &stream)) {
-    proxy_list_u8_t bytes = {(uint8_t *)kGreeting, sizeof kGreeting - 2};
+    proxy_list_u8_t bytes = {(uint8_t*)kGreeting, sizeof kGreeting - 2};
     wasi_io_streams_stream_error_t error;
     wasi_io_streams_method_output_stream_blocking_write_and_flush(
         wasi_io_streams_borrow_output_stream(stream), &bytes, &error);

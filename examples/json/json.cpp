@@ -1,5 +1,6 @@
-// Reads JSON in the body of a POST and answers what it found in JSON: how many values, how deep, and the document with
-// its object keys in order. C++20 with the standard containers and without exceptions.
+// Reads JSON in the body of a POST and answers what it found in JSON: how many values, how deep,
+// and the document with its object keys in order. C++20 with the standard containers and without
+// exceptions.
 
 #include <cstddef>
 #include <cstdint>
@@ -49,7 +50,8 @@ class Parser {
 
  private:
   void skip_space() {
-    while (at_ < text_.size() && std::string_view(" \t\r\n").find(text_[at_]) != std::string_view::npos) {
+    while (at_ < text_.size() &&
+           std::string_view(" \t\r\n").find(text_[at_]) != std::string_view::npos) {
       ++at_;
     }
   }
@@ -197,7 +199,8 @@ class Parser {
     constexpr std::string_view kMeanings = "\"\\/\b\f\n\r\t";
     ++at_;
     char letter = peek();
-    if (std::size_t index = kLetters.find(letter); letter != '\0' && index != std::string_view::npos) {
+    if (std::size_t index = kLetters.find(letter);
+        letter != '\0' && index != std::string_view::npos) {
       out.push_back(kMeanings[index]);
       ++at_;
       return true;
@@ -245,7 +248,9 @@ class Parser {
   }
 
   static void append_utf8(std::string& out, std::uint32_t point) {
-    auto tail = [&](int shift) { out.push_back(static_cast<char>(0x80 | ((point >> shift) & 0x3F))); };
+    auto tail = [&](int shift) {
+      out.push_back(static_cast<char>(0x80 | ((point >> shift) & 0x3F)));
+    };
     if (point < 0x80) {
       out.push_back(static_cast<char>(point));
     } else if (point < 0x800) {
@@ -339,7 +344,8 @@ void refuse(Outparam outparam, std::uint16_t status, std::string_view why) {
 }
 
 // Nothing when the body is larger than is taken here.
-std::optional<std::string> read_body(exports_wasi_http_incoming_handler_own_incoming_request_t request) {
+std::optional<std::string> read_body(
+    exports_wasi_http_incoming_handler_own_incoming_request_t request) {
   std::string body;
   HttpReader reader;
   if (!http_open_request(request, &reader)) {
@@ -356,8 +362,8 @@ std::optional<std::string> read_body(exports_wasi_http_incoming_handler_own_inco
 
 }  // namespace
 
-void exports_wasi_http_incoming_handler_handle(exports_wasi_http_incoming_handler_own_incoming_request_t request,
-                                               Outparam outparam) {
+void exports_wasi_http_incoming_handler_handle(
+    exports_wasi_http_incoming_handler_own_incoming_request_t request, Outparam outparam) {
   std::optional<std::string> body = read_body(request);
   wasi_http_types_incoming_request_drop_own(request);
   if (!body) {
@@ -378,6 +384,6 @@ void exports_wasi_http_incoming_handler_handle(exports_wasi_http_incoming_handle
   std::string document;
   write(document, *value, 1, summary);
   answer(outparam, 200,
-         "{\"values\":" + std::to_string(summary.values) + ",\"depth\":" + std::to_string(summary.depth) +
-             ",\"document\":" + document + "}\n");
+         "{\"values\":" + std::to_string(summary.values) +
+             ",\"depth\":" + std::to_string(summary.depth) + ",\"document\":" + document + "}\n");
 }

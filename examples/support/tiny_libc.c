@@ -1,8 +1,9 @@
-// What wit-bindgen's C asks of a C library, for guests that need no other part of one: without wasi-libc a component
-// is a few KB, imports nothing but HTTP, and there is nothing to start.
+// What wit-bindgen's C asks of a C library, for guests that need no other part of one: without
+// wasi-libc a component is a few KB, imports nothing but HTTP, and there is nothing to start.
 //
-// Memory is only ever handed out: right for an instance that serves one request and is thrown away. A guest that
-// allocates in a loop, or whose instance is used again (`mik run --reuse`), links wasi-libc instead (see ../build).
+// Memory is only ever handed out: right for an instance that serves one request and is thrown away.
+// A guest that allocates in a loop, or whose instance is used again (`mik run --reuse`), links
+// wasi-libc instead (see ../build).
 
 #include <stddef.h>
 #include <stdint.h>
@@ -14,7 +15,7 @@ static const size_t kPageBytes = 65536;
 
 static size_t heap_top;
 
-void *malloc(size_t size) {
+void* malloc(size_t size) {
   size_t start = heap_top != 0 ? heap_top : (size_t)&__heap_base;
   start = (start + kAlignment - 1) & ~(kAlignment - 1);
   size_t end = start + size;
@@ -29,13 +30,14 @@ void *malloc(size_t size) {
     }
   }
   heap_top = end;
-  return (void *)start;
+  return (void*)start;
 }
 
-void free(void *block) { (void)block; }
+void free(void* block) { (void)block; }
 
-// The canonical ABI allocates through realloc, and here nothing makes a block larger that has content.
-void *realloc(void *block, size_t size) {
+// The canonical ABI allocates through realloc, and here nothing makes a block larger that has
+// content.
+void* realloc(void* block, size_t size) {
   if (block != NULL) {
     __builtin_trap();
   }
