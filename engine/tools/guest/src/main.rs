@@ -166,14 +166,31 @@ fn bindings(args: &Args) -> Result<()> {
 }
 
 fn component(args: &Args) -> Result<()> {
-    let mut module = wat::parse_file(args.input()?)?;
-    if args.world.is_some() || args.wit.is_some() || !has_world(&module) {
-        let (resolve, world) = args.world()?;
+    let module = wat::parse_file(args.input()?)?;
+    let named = args.world.is_some() || args.wit.is_some();
+    let world = if named || !has_world(&module) {
+        Some(args.world()?)
+    } else {
+        None
+    };
+    write(
+        args.out()?,
+        &make_component(module, world, args.adapt.as_deref())?,
+    )
+}
+
+/// A validated component; without a world, of the one that the module was linked with.
+fn make_component(
+    mut module: Vec<u8>,
+    world: Option<(Resolve, WorldId)>,
+    adapt: Option<&str>,
+) -> Result<Vec<u8>> {
+    if let Some((resolve, world)) = world {
         embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)?;
     }
     let mut encoder = ComponentEncoder::default().validate(true).module(&module)?;
-    if let Some(kind) = &args.adapt {
-        let adapter = match kind.as_str() {
+    if let Some(kind) = adapt {
+        let adapter = match kind {
             "reactor" => adapters::WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
             "command" => adapters::WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER,
             "proxy" => adapters::WASI_SNAPSHOT_PREVIEW1_PROXY_ADAPTER,
@@ -181,12 +198,9 @@ fn component(args: &Args) -> Result<()> {
         };
         encoder = encoder.adapter(adapters::WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, adapter)?;
     }
-    write(
-        args.out()?,
-        &encoder
-            .encode()
-            .context("no component can be made of this module")?,
-    )
+    encoder
+        .encode()
+        .context("no component can be made of this module")
 }
 
 /// Whether the module was linked with a WORLD_component_type.o.
@@ -229,4 +243,92 @@ fn write_wit(args: &Args) -> Result<()> {
 
 fn write(path: &Path, content: &[u8]) -> Result<()> {
     fs::write(path, content).with_context(|| path.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HANDLER: &str = r#"(module
+        (memory (export "memory") 1)
+        (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) unreachable)
+        (func (export "wasi:http/incoming-handler@0.2.12#handle") (param i32 i32)))"#;
+
+    fn args(words: &[&str]) -> Result<Args> {
+        Args::parse(words.iter().map(|word| word.to_string()))
+    }
+
+    fn proxy() -> Option<(Resolve, WorldId)> {
+        Some(
+            args(&[])
+                .and_then(|args| args.world())
+                .expect("the built-in world"),
+        )
+    }
+
+    #[test]
+    fn a_handler_becomes_a_component_that_exports_it() {
+        let module = wat::parse_str(HANDLER).unwrap();
+        assert!(!has_world(&module));
+        let component = make_component(module, proxy(), None).unwrap();
+        let DecodedWasm::Component(resolve, world) = wit_component::decode(&component).unwrap()
+        else {
+            panic!("not a component");
+        };
+        let exports = resolve.worlds[world].exports.keys();
+        let names: Vec<_> = exports.map(|key| resolve.name_world_key(key)).collect();
+        assert_eq!(names, ["wasi:http/incoming-handler@0.2.12"]);
+    }
+
+    #[test]
+    fn a_module_without_the_handler_is_refused() {
+        let module = wat::parse_str("(module)").unwrap();
+        let error = make_component(module, proxy(), None).unwrap_err();
+        assert!(
+            format!("{error:#}").contains("incoming-handler"),
+            "{error:#}"
+        );
+    }
+
+    #[test]
+    fn preview1_imports_need_an_adapter_by_name() {
+        let text = HANDLER.replacen(
+            "(module",
+            r#"(module (import "wasi_snapshot_preview1" "proc_exit" (func (param i32)))"#,
+            1,
+        );
+        let module = wat::parse_str(text).unwrap();
+        assert!(make_component(module.clone(), proxy(), None).is_err());
+        assert!(make_component(module.clone(), proxy(), Some("other")).is_err());
+        assert!(make_component(module, proxy(), Some("reactor")).is_ok());
+    }
+
+    #[test]
+    fn bindings_bring_header_source_and_world() {
+        let (mut resolve, world) = proxy().unwrap();
+        let mut files = Files::default();
+        wit_bindgen_c::Opts::default()
+            .build()
+            .generate(&mut resolve, world, &mut files)
+            .unwrap();
+        let names: Vec<_> = files.iter().map(|(name, _)| name.to_string()).collect();
+        for name in ["proxy.c", "proxy.h", "proxy_component_type.o"] {
+            assert!(
+                names.iter().any(|n| n == name),
+                "{name} is not among {names:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn worlds_that_do_not_exist_and_options_that_do_not_are_named() {
+        let error = args(&["--world", "wasi:http/nothing@0.2.12"])
+            .unwrap()
+            .world()
+            .unwrap_err();
+        assert!(format!("{error:#}").contains("nothing"), "{error:#}");
+        assert!(args(&["--wurld", "x"]).is_err());
+        assert!(args(&["a.wasm", "b.wasm"]).is_err());
+        assert!(args(&["--world"]).is_err());
+    }
 }
