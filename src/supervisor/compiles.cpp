@@ -1,0 +1,192 @@
+#include "supervisor/compiles.hpp"
+
+#include <sys/epoll.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <csignal>
+#include <utility>
+
+#include "shared/boot.hpp"
+#include "supervisor/spawn.hpp"
+
+namespace mik::supervisor {
+
+namespace {
+
+std::uint64_t file_size(const std::string& path) {
+  struct stat status{};
+  return ::stat(path.c_str(), &status) == 0 && status.st_size > 0
+             ? static_cast<std::uint64_t>(status.st_size)
+             : 0;
+}
+
+ResourceLimit limit_of(int resource, std::uint64_t soft, std::uint64_t hard) {
+  ResourceLimit limit;
+  limit.resource = resource;
+  limit.limit.rlim_cur = soft;
+  limit.limit.rlim_max = hard;
+  return limit;
+}
+
+}  // namespace
+
+Compiles::Compiles(net::Loop& loop, std::string executable, int settings, CompileLimits limits,
+                   Answer answer)
+    : loop_(loop),
+      executable_(std::move(executable)),
+      settings_(settings),
+      limits_(limits),
+      answer_(std::move(answer)) {}
+
+Compiles::~Compiles() { close_channel(); }
+
+void Compiles::request(std::string component, bool polite) {
+  const auto same = [&component](const Job& job) { return job.component == component; };
+  if (std::ranges::any_of(jobs_, same)) {
+    return;
+  }
+  if (jobs_.size() >= limits_.queue_max) {
+    answer_(shared::ArtefactFailed{std::move(component),
+                                   base::ErrorCode::kOverload,
+                                   "too many components wait to be compiled",
+                                   {}});
+    return;
+  }
+  jobs_.push_back({std::move(component), polite});
+  start_next();
+}
+
+void Compiles::start_next() {
+  while (pid_ == 0 && !jobs_.empty()) {
+    auto started = start(jobs_.front());
+    if (!started) {
+      close_channel();
+      finish_job(shared::to_artefact_failed(jobs_.front().component, started.error()));
+      jobs_.pop_front();
+    }
+  }
+}
+
+base::Result<void> Compiles::start(const Job& job) {
+  MIK_TRY_ASSIGN(auto channels, shared::Channel::pair());
+  shared::ChildPlan child = shared::plan_compile(job.component, channels.second.fd(), settings_);
+  data_limit_ = std::max(limits_.data_floor, limits_.data_per_byte * file_size(job.component));
+  const SpawnPlan plan{
+      .executable = executable_,
+      .arguments = std::move(child.arguments),
+      .descriptors = std::move(child.descriptors),
+      .cpus = {},
+      .nice = job.polite ? 19 : 0,
+      // The hard limit is later than the soft one, so that the signal is SIGXCPU and says what it
+      // was.
+      .limits = {limit_of(RLIMIT_CPU, limits_.cpu_seconds, limits_.cpu_seconds + 5),
+                 limit_of(RLIMIT_DATA, data_limit_, data_limit_), limit_of(RLIMIT_CORE, 0, 0)},
+      .dies_with_parent = true};
+  channel_ = std::move(channels.first);
+  answered_ = false;
+  out_of_time_ = false;
+  MIK_TRY(loop_.watch_level(channel_.fd(), EPOLLIN, *this));
+  MIK_TRY_ASSIGN(pid_, spawn(plan));
+  loop_.wheel().arm(wall_timer_, base::Clock::now() + limits_.wall);
+  return {};
+}
+
+void Compiles::on_io(std::uint32_t /*events*/) {
+  if (channel_.open() && !take_answer()) {
+    close_channel();
+  }
+}
+
+// False: there will be no more on the channel.
+bool Compiles::take_answer() {
+  auto received = channel_.receive();
+  if (!received) {
+    return true;
+  }
+  if (auto* message = std::get_if<shared::Message>(&*received)) {
+    // Whatever it says, it speaks for its own component.
+    if (auto* ready = std::get_if<shared::ArtefactReady>(message)) {
+      ready->component = jobs_.front().component;
+      finish_job(*message);
+    } else if (auto* failed = std::get_if<shared::ArtefactFailed>(message)) {
+      failed->component = jobs_.front().component;
+      finish_job(*message);
+    }
+    return true;
+  }
+  return std::holds_alternative<shared::NothingYet>(*received);
+}
+
+void Compiles::finish_job(const shared::Message& message) {
+  if (!answered_) {
+    answered_ = true;
+    answer_(message);
+  }
+}
+
+void Compiles::on_exit(int wait_status) {
+  pid_ = 0;
+  wall_timer_.disarm();
+  if (jobs_.empty()) {
+    return;  // stopped
+  }
+  if (channel_.open()) {
+    take_answer();
+  }
+  close_channel();
+  shared::ArtefactFailed failed;
+  failed.component = jobs_.front().component;
+  failed.text = explain(wait_status);
+  finish_job(failed);
+  jobs_.pop_front();
+  start_next();
+}
+
+std::string Compiles::explain(int wait_status) const {
+  const int signal = WIFSIGNALED(wait_status) ? WTERMSIG(wait_status) : 0;
+  const std::string mib = std::to_string(data_limit_ >> 20);
+  if (out_of_time_) {
+    const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(limits_.wall).count();
+    return "the compilation took longer than " + std::to_string(seconds) + " s and was stopped";
+  }
+  if (signal == SIGXCPU) {
+    return "the compilation used more than " + std::to_string(limits_.cpu_seconds) +
+           " s of CPU time and was stopped";
+  }
+  if (signal == SIGABRT) {
+    return "the compilation was aborted, most likely by its limit of " + mib + " MiB of memory";
+  }
+  if (signal == SIGKILL) {
+    return "the compilation was killed, most likely because this machine or container is out of "
+           "memory";
+  }
+  return "the compiling process " + describe_exit(wait_status) +
+         " without a result (its memory limit was " + mib + " MiB)";
+}
+
+void Compiles::on_wall_limit() {
+  if (pid_ > 0) {
+    out_of_time_ = true;
+    ::kill(pid_, SIGKILL);
+  }
+}
+
+void Compiles::stop() noexcept {
+  jobs_.clear();
+  answered_ = true;
+  close_channel();
+  if (pid_ > 0) {
+    ::kill(pid_, SIGKILL);
+  }
+}
+
+void Compiles::close_channel() noexcept {
+  if (channel_.open()) {
+    loop_.unwatch(channel_.fd());
+    channel_.close();
+  }
+}
+
+}  // namespace mik::supervisor

@@ -1,0 +1,74 @@
+// Compile children: one at a time, one for each component however many ask, bounded in CPU, memory
+// and time. Confined to the supervisor's loop.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <string>
+
+#include "base/result.hpp"
+#include "base/time.hpp"
+#include "net/loop.hpp"
+#include "shared/control.hpp"
+
+namespace mik::supervisor {
+
+struct CompileLimits {
+  std::uint64_t cpu_seconds = 120;
+  base::Duration wall = std::chrono::seconds(180);
+  // RLIMIT_DATA: so many bytes for each byte of the component, and at least the floor.
+  std::uint64_t data_per_byte = 32;
+  std::uint64_t data_floor = 1ull << 30;
+  std::size_t queue_max = 64;
+};
+
+class Compiles final : public net::IoHandler {
+ public:
+  // `answer` is given one ArtefactReady or ArtefactFailed for each component that was asked for.
+  using Answer = std::function<void(const shared::Message& message)>;
+  Compiles(net::Loop& loop, std::string executable, int settings, CompileLimits limits,
+           Answer answer);
+  ~Compiles() override;
+  Compiles(const Compiles&) = delete;
+  Compiles& operator=(const Compiles&) = delete;
+
+  // `polite`: something is being served, so compile at nice 19.
+  void request(std::string component, bool polite);
+  pid_t pid() const noexcept { return pid_; }
+  void on_exit(int wait_status);
+  // Kills the child and forgets the queue: a drain. Nobody is answered.
+  void stop() noexcept;
+
+  void on_io(std::uint32_t events) override;
+
+ private:
+  struct Job {
+    std::string component;
+    bool polite = true;
+  };
+  void start_next();
+  base::Result<void> start(const Job& job);
+  bool take_answer();
+  void finish_job(const shared::Message& message);
+  void on_wall_limit();
+  std::string explain(int wait_status) const;
+  void close_channel() noexcept;
+
+  net::Loop& loop_;
+  std::string executable_;
+  int settings_;
+  CompileLimits limits_;
+  Answer answer_;
+  std::deque<Job> jobs_;  // the first is being compiled when pid_ is set
+  pid_t pid_ = 0;
+  bool answered_ = false;
+  bool out_of_time_ = false;
+  std::uint64_t data_limit_ = 0;
+  shared::Channel channel_;
+  net::Timer wall_timer_ = net::Timer::of<&Compiles::on_wall_limit>(this);
+};
+
+}  // namespace mik::supervisor

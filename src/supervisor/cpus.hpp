@@ -1,0 +1,34 @@
+// How many CPUs this family may use, and how many descriptors. Stateless; any thread.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace mik::supervisor {
+
+struct CpuBudget {
+  std::vector<int> cpus;        // of the affinity mask, ascending; never empty
+  std::optional<double> quota;  // in CPUs; the tightest of the control group and its parents
+  // One worker each: the CPUs of the mask, or the quota rounded up when that is less (1.5 gives 2,
+  // 0.5 gives 1).
+  std::uint32_t count = 1;
+
+  // Pinning pays only when each worker has a CPU for itself and no quota moves them about
+  // (docs/design/processes.md).
+  bool pins(std::uint32_t workers) const noexcept {
+    return !quota.has_value() && workers == cpus.size();
+  }
+};
+
+CpuBudget cpu_budget();
+
+// The two halves, for tests. `root` is put before /proc/self/cgroup and /sys/fs/cgroup.
+std::optional<double> cgroup_cpu_quota(const std::string& root);
+CpuBudget combine(std::vector<int> cpus, std::optional<double> quota);
+
+// Raises the soft limit of RLIMIT_NOFILE to the hard one; what it is now.
+std::uint64_t raise_descriptor_limit() noexcept;
+
+}  // namespace mik::supervisor

@@ -1,0 +1,138 @@
+#include "supervisor/worker_process.hpp"
+
+#include <sys/epoll.h>
+
+#include <csignal>
+#include <utility>
+
+#include "shared/boot.hpp"
+#include "supervisor/spawn.hpp"
+
+namespace mik::supervisor {
+
+WorkerProcess::WorkerProcess(Family& family, std::uint32_t slot, WorkerEvents& events)
+    : family_(family), slot_(slot), events_(events) {}
+
+WorkerProcess::~WorkerProcess() { close_channel(); }
+
+void WorkerProcess::start() {
+  auto started = try_start();
+  if (!started) {
+    family_.segment.bury(slot_);
+    close_channel();
+    events_.on_worker_trouble(slot_, std::move(started).error());
+  }
+}
+
+void WorkerProcess::start_later() {
+  const base::Duration wait = backoff_.next(ready_for_);
+  ready_for_ = base::Duration::zero();
+  if (wait == base::Duration::zero()) {
+    start();
+    return;
+  }
+  family_.loop.wheel().arm(start_timer_, base::Clock::now() + wait);
+}
+
+base::Result<void> WorkerProcess::try_start() {
+  MIK_TRY_ASSIGN(auto channels, shared::Channel::pair());
+  shared::WorkerPlan plan{.slot = slot_,
+                          .workers = static_cast<std::uint32_t>(family_.inboxes.size()),
+                          .generation = family_.generation,
+                          .control = channels.second.fd(),
+                          .segment = family_.segment.fd(),
+                          .settings = family_.settings,
+                          .inbox = family_.inboxes[slot_].receiving.get(),
+                          .peers = {},
+                          .listeners = family_.listeners};
+  for (const shared::InboxPair& inbox : family_.inboxes) {
+    plan.peers.push_back(inbox.sending.get());
+  }
+  shared::ChildPlan child = shared::plan_worker(plan);
+  SpawnPlan spawn_plan{.executable = family_.executable,
+                       .arguments = std::move(child.arguments),
+                       .descriptors = std::move(child.descriptors),
+                       .cpus = {},
+                       .nice = 0,
+                       .limits = {},
+                       .dies_with_parent = false};
+  if (!family_.pins.empty()) {
+    spawn_plan.cpus = {family_.pins[slot_ % family_.pins.size()]};
+  }
+  channel_ = std::move(channels.first);
+  MIK_TRY(family_.loop.watch_level(channel_.fd(), EPOLLIN, *this));
+  family_.segment.begin(slot_, family_.generation);
+  MIK_TRY_ASSIGN(pid_, spawn(spawn_plan));
+  family_.segment.set_pid(slot_, pid_);
+  return {};
+}
+
+void WorkerProcess::drain(base::Time deadline) { send(shared::Drain{base::to_ns(deadline)}); }
+
+void WorkerProcess::kill() noexcept {
+  if (running()) {
+    ::kill(pid_, SIGKILL);
+  }
+}
+
+void WorkerProcess::send(const shared::Message& message) {
+  if (channel_.open()) {
+    // A worker that cannot be told is dead, or so far gone that it will be killed at the deadline.
+    static_cast<void>(channel_.send(message));
+  }
+}
+
+void WorkerProcess::on_exit() {
+  pid_ = 0;
+  ready_for_ = ready() ? base::Clock::now() - ready_at_ : base::Duration::zero();
+  ready_at_ = base::kNever;
+  family_.segment.bury(slot_);
+  // A worker that says why it cannot start is dead before that is read.
+  read_messages();
+  close_channel();
+}
+
+void WorkerProcess::on_io(std::uint32_t /*events*/) { read_messages(); }
+
+void WorkerProcess::read_messages() {
+  constexpr int kMessagesMax = 16;  // a turn
+  for (int i = 0; i < kMessagesMax && channel_.open(); ++i) {
+    auto received = channel_.receive();
+    if (!received) {
+      continue;  // kBadMessage: skipped
+    }
+    if (auto* message = std::get_if<shared::Message>(&*received)) {
+      handle(std::move(*message));
+      continue;
+    }
+    if (std::holds_alternative<shared::EndOfFile>(*received)) {
+      close_channel();
+    }
+    return;
+  }
+}
+
+void WorkerProcess::handle(shared::Message message) {
+  if (std::holds_alternative<shared::Ready>(message)) {
+    if (running() && !ready()) {
+      ready_at_ = base::Clock::now();
+      events_.on_worker_ready(slot_, pid_);
+    }
+  } else if (auto* need = std::get_if<shared::NeedArtefact>(&message)) {
+    if (running()) {
+      events_.on_worker_needs(slot_, std::move(need->component));
+    }
+  } else if (auto* fatal = std::get_if<shared::Fatal>(&message)) {
+    events_.on_worker_fatal(slot_, shared::to_error(*fatal));
+  }
+  // The rest is what only a supervisor sends.
+}
+
+void WorkerProcess::close_channel() noexcept {
+  if (channel_.open()) {
+    family_.loop.unwatch(channel_.fd());
+    channel_.close();
+  }
+}
+
+}  // namespace mik::supervisor
