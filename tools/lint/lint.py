@@ -344,6 +344,19 @@ def words(tree, digests=None):
                     yield f"{path}:{number}: the name of a tool that is no part of the project: {word}"
 
 
+def links(tree):
+    """Relative links of documents lead to something."""
+    known = set(tree.files) | {p.as_posix() for f in tree.files for p in PurePosixPath(f).parents}
+    for path, text in tree.text(".md"):
+        for number, line in enumerate(text.split("\n"), 1):
+            for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", line):
+                if re.match(r"[a-z]+:", target):
+                    continue
+                found = os.path.normpath(PurePosixPath(path).parent / target)
+                if found not in known:
+                    yield f"{path}:{number}: nothing is at {target}"
+
+
 # name: (check, is it an error)
 CHECKS = {
     "layers": (layers, True),
@@ -355,4 +368,5 @@ CHECKS = {
     "sizes": (sizes, True),
     "functions": (long_functions, False),
     "words": (words, True),
+    "links": (links, True),
 }

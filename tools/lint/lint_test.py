@@ -193,6 +193,10 @@ class Texts(unittest.TestCase):
         self.assertEqual(len(problems(lint.words, {"a.md": "made by Gizmo"}, digests)), 1)
         self.assertEqual(problems(lint.words, {"a.md": "made by hand"}, digests), [])
 
+    def test_links(self):
+        tree = {"docs/a.md": "[b](b.md#x) [c](../c/) [d](https://d.example/) [e](e.md)", "docs/b.md": "", "c/f.txt": ""}
+        self.assertEqual(problems(lint.links, tree), ["docs/a.md:1: nothing is at e.md"])
+
 
 if __name__ == "__main__":
     unittest.main()
