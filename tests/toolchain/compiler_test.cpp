@@ -1,4 +1,5 @@
-// What the house rules believe of the compilers (docs/adr/0004, 0005). A probe that fails says: a rule can be dropped.
+// What the house rules believe of the compilers (docs/adr/0004, 0005). A probe that fails says: a
+// rule can be dropped.
 #include <gtest/gtest.h>
 
 #include <atomic>

@@ -1,5 +1,5 @@
-// What mik asks of the kernel, each alone: where one fails on a machine, that is why mik does not start there.
-// PAGEMAP_SCAN is a gain and no need: its absence is reported.
+// What mik asks of the kernel, each alone: where one fails on a machine, that is why mik does not
+// start there. PAGEMAP_SCAN is a gain and no need: its absence is reported.
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/epoll.h>
@@ -25,7 +25,8 @@ TEST(Kernel, SealsTheSizeOfSharedMemory) {
   ASSERT_GE(memory.get(), 0);
   ASSERT_EQ(ftruncate(memory.get(), 4096), 0);
   ASSERT_EQ(fcntl(memory.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL), 0);
-  EXPECT_EQ(ftruncate(memory.get(), 0), -1) << "a worker could cut the segment under the others: SIGBUS";
+  EXPECT_EQ(ftruncate(memory.get(), 0), -1)
+      << "a worker could cut the segment under the others: SIGBUS";
   EXPECT_EQ(errno, EPERM);
   void* mapped = mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, memory.get(), 0);
   ASSERT_NE(mapped, MAP_FAILED) << "the seals must not forbid writing";
@@ -37,7 +38,8 @@ TEST(Kernel, TakesEpollExclusiveOnListeners) {
   const Fd poll(epoll_create1(EPOLL_CLOEXEC));
   epoll_event event{};
   event.events = EPOLLIN | EPOLLEXCLUSIVE;
-  EXPECT_EQ(epoll_ctl(poll.get(), EPOLL_CTL_ADD, listener.get(), &event), 0) << std::strerror(errno);
+  EXPECT_EQ(epoll_ctl(poll.get(), EPOLL_CTL_ADD, listener.get(), &event), 0)
+      << std::strerror(errno);
 }
 
 TEST(Kernel, OpensProcessesAsDescriptors) {
@@ -86,8 +88,10 @@ TEST(Kernel, SaysWhetherItHasPagemapScan) {
   const bool present = result >= 0;
   RecordProperty("pagemap_scan", present ? 1 : 0);
   std::cout << "PAGEMAP_SCAN: "
-            << (present ? "there" : "not there: guests are reset by madvise, see docs/adr/0006") << '\n';
-  EXPECT_TRUE(present || errno == ENOTTY || errno == EINVAL || errno == EBADF) << std::strerror(errno);
+            << (present ? "there" : "not there: guests are reset by madvise, see docs/adr/0006")
+            << '\n';
+  EXPECT_TRUE(present || errno == ENOTTY || errno == EINVAL || errno == EBADF)
+      << std::strerror(errno);
 }
 
 }  // namespace
