@@ -1,0 +1,144 @@
+//! Failures: a stable code and a text for the operator; how a Wasmtime error becomes one; panics.
+
+use crate::ffi::{Code, Err};
+use std::cell::{Cell, RefCell};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
+
+/// What went wrong, in the terms of `mik_err`.
+#[derive(Debug, Clone)]
+pub struct Fault {
+    pub code: Code,
+    pub text: String,
+}
+
+impl Fault {
+    pub fn new(code: Code, text: impl Into<String>) -> Fault {
+        Fault { code, text: text.into() }
+    }
+
+    pub fn invalid(text: &str) -> Fault {
+        Fault::new(Code::Invalid, text)
+    }
+
+    /// # Safety
+    /// `err` is null or points to a `mik_err` that may be written.
+    pub unsafe fn put(&self, err: *mut Err) {
+        if let Some(err) = unsafe { err.as_mut() } {
+            err.code = self.code as i32;
+            let text = self.text.trim_end().replace('\0', " ");
+            let mut n = text.len().min(err.text.len() - 1);
+            while !text.is_char_boundary(n) {
+                n -= 1;
+            }
+            err.text[..n].copy_from_slice(&text.as_bytes()[..n]);
+            err.text[n] = 0;
+        }
+    }
+}
+
+/// Why the host itself ended a guest. Travels as the source of a `wasmtime::Error`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    Cpu,
+    Exit(u8),
+}
+
+impl std::fmt::Display for Stop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Stop::Cpu => f.write_str("the guest used up its CPU budget"),
+            Stop::Exit(status) => write!(f, "the guest called wasi:cli/exit with status {status}"),
+        }
+    }
+}
+
+impl std::error::Error for Stop {}
+
+/// Turns the error of an instantiation or a call into a fault. `refused`: a growth of memory or tables was denied to
+/// this guest before, which is then taken to be the reason of whatever followed.
+pub fn classify(error: &wasmtime::Error, refused: Option<&str>) -> Fault {
+    // Never {:?}: with RUST_BACKTRACE set that symbolises host frames on the loop thread, for 100 ms.
+    let text = format!("{error:#}");
+    let code = if let Some(stop) = error.downcast_ref::<Stop>() {
+        match stop {
+            Stop::Cpu => Code::Cpu,
+            Stop::Exit(_) => Code::Exit,
+        }
+    } else if error.is::<wasmtime::PoolConcurrencyLimitError>() {
+        Code::Busy
+    } else if let Some(refused) = refused {
+        return Fault::new(Code::Memory, format!("{refused}; then {text}"));
+    } else if matches!(error.downcast_ref(), Some(wasmtime::Trap::StackOverflow)) {
+        Code::Stack
+    } else if is_host_limit(error, &text) {
+        Code::HostLimit
+    } else {
+        Code::Trap
+    };
+    Fault::new(code, text)
+}
+
+fn is_host_limit(error: &wasmtime::Error, text: &str) -> bool {
+    use wasmtime::component::ResourceTableError;
+    matches!(error.downcast_ref(), Some(ResourceTableError::Full))
+        || text.contains("fuel allocated for hostcalls has been exhausted")
+        || text.contains("resource table has no free keys")
+}
+
+thread_local! {
+    static INSIDE: Cell<u32> = const { Cell::new(0) };
+    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Keeps the message of a panic for the fault that it becomes; panics that are not ours go to the hook before.
+fn install_hook() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if INSIDE.get() == 0 {
+                return before(info);
+            }
+            let what = info.payload_as_str().unwrap_or("a value that is no text");
+            let at = info.location().map(|l| format!(" at {}:{}", l.file(), l.line())).unwrap_or_default();
+            let _ = PANIC.try_with(|p| *p.borrow_mut() = Some(format!("panic in the engine: {what}{at}")));
+        }));
+    });
+}
+
+struct Inside;
+impl Drop for Inside {
+    fn drop(&mut self) {
+        INSIDE.set(INSIDE.get() - 1);
+    }
+}
+
+/// Runs `f`; a panic becomes a fault.
+pub fn guard<T>(f: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+    install_hook();
+    INSIDE.set(INSIDE.get() + 1);
+    let inside = Inside;
+    let caught = catch_unwind(AssertUnwindSafe(f));
+    drop(inside);
+    caught.unwrap_or_else(|payload| {
+        // The payload's own drop may panic.
+        let _ = catch_unwind(AssertUnwindSafe(move || drop(payload)));
+        let text = PANIC.take().unwrap_or_else(|| "panic in the engine".into());
+        Err(Fault::new(Code::Panic, text))
+    })
+}
+
+/// The body of an exported function: `f`'s value, or `failed` with `err` filled in.
+///
+/// # Safety
+/// `err` is null or points to a `mik_err` that may be written.
+pub unsafe fn export<T>(err: *mut Err, failed: T, f: impl FnOnce() -> Result<T, Fault>) -> T {
+    match guard(f) {
+        Ok(value) => value,
+        Err(fault) => {
+            unsafe { fault.put(err) };
+            failed
+        }
+    }
+}

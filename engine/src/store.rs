@@ -1,0 +1,269 @@
+//! What a guest's store holds: its resource table, its limits, and what it shares with the slot that runs it.
+
+use crate::body::BodyOut;
+use crate::component::Component;
+use crate::config::Live;
+use crate::clocks::{monotonic_ns, thread_cpu_ns};
+use crate::error::Stop;
+use crate::output::Output;
+use crate::waker::{LoopCore, lock};
+use http::HeaderMap;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use wasmtime::component::ResourceTable;
+use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
+use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
+use wasmtime_wasi_http::{
+    Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
+};
+
+/// The response that a guest has set.
+pub struct Response {
+    pub status: u16,
+    pub fields: HeaderMap,
+    pub body: Option<Arc<BodyOut>>,
+}
+
+/// Accounts the CPU time of one request, run by run. A run that no tick falls into is short and is measured by the wall
+/// clock (no system call); from its first tick on, a run is measured by the thread's CPU time, so that a worker that was
+/// preempted does not charge the guest for it.
+#[derive(Default)]
+pub struct CpuClock {
+    spent: u64,
+    budget: u64,
+    slice: u64,
+    started: u64,
+    /// At the run's first tick: (wall time into the run, the thread's CPU time).
+    ticked: Option<(u64, u64)>,
+}
+
+impl CpuClock {
+    pub fn new(budget: u64) -> CpuClock {
+        CpuClock { budget, ..CpuClock::default() }
+    }
+
+    pub fn start_run(&mut self, slice: u64) {
+        self.started = monotonic_ns();
+        self.slice = slice;
+        self.ticked = None;
+    }
+
+    fn in_run(&self) -> u64 {
+        match self.ticked {
+            None => monotonic_ns() - self.started,
+            Some((wall, cpu)) => wall + (thread_cpu_ns() - cpu),
+        }
+    }
+
+    pub fn end_run(&mut self) {
+        self.spent += self.in_run();
+        self.started = monotonic_ns();
+        self.ticked = None;
+    }
+
+    pub fn spent(&self) -> u64 {
+        self.spent
+    }
+
+    /// An epoch tick while the guest runs.
+    fn tick(&mut self) -> Result<UpdateDeadline, Stop> {
+        let wall = monotonic_ns() - self.started;
+        if self.ticked.is_none() {
+            self.ticked = Some((wall, thread_cpu_ns()));
+        }
+        if self.spent + self.in_run() > self.budget {
+            return Err(Stop::Cpu);
+        }
+        Ok(if wall >= self.slice { UpdateDeadline::Yield(1) } else { UpdateDeadline::Continue(1) })
+    }
+}
+
+/// The part of `Shared` that slot and guest both write.
+#[derive(Default)]
+pub struct Exchange {
+    pub clock: CpuClock,
+    /// Set by response-outparam.set, taken by the slot.
+    pub response: Option<Result<Response, ErrorCode>>,
+    /// Outgoing requests that the guest has begun and C++ has not taken.
+    pub outbound: VecDeque<u64>,
+    pub outbound_begun: u32,
+    /// All that were begun, to be closed if the instance is kept.
+    pub outbound_ids: Vec<u64>,
+    pub memory_peak: u64,
+    /// A growth of memory or tables was refused; says which.
+    pub refused: Option<String>,
+    pub instantiate_ns: u32,
+}
+
+/// Between a store and the slot that runs it. Survives with a kept instance, so that streams which the guest keeps from
+/// one request to the next (libc keeps stdout) go to the request that runs now.
+#[derive(Default)]
+pub struct Shared {
+    pub exchange: Mutex<Exchange>,
+    pub output: Mutex<Output>,
+}
+
+/// Sums what the guest asked for over all its memories and tables.
+pub struct Limits {
+    shared: Arc<Shared>,
+    memory: u64,
+    memory_max: u64,
+    last_growth: u64,
+    tables: u64,
+    tables_max: u64,
+}
+
+impl Limits {
+    pub fn memory(&self) -> u64 {
+        self.memory
+    }
+
+    fn refuse(&self, text: String) -> wasmtime::Result<bool> {
+        lock(&self.shared.exchange).refused.get_or_insert(text);
+        Ok(false)
+    }
+}
+
+impl ResourceLimiter for Limits {
+    fn memory_growing(&mut self, current: usize, desired: usize, _max: Option<usize>) -> wasmtime::Result<bool> {
+        let growth = desired.saturating_sub(current) as u64;
+        let total = self.memory.saturating_add(growth);
+        if total > self.memory_max {
+            return self.refuse(format!(
+                "memory: {total} bytes were asked for, memory_limit_bytes allows {}",
+                self.memory_max
+            ));
+        }
+        self.memory = total;
+        self.last_growth = growth;
+        let mut exchange = lock(&self.shared.exchange);
+        exchange.memory_peak = exchange.memory_peak.max(total);
+        Ok(true)
+    }
+
+    fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.memory -= std::mem::take(&mut self.last_growth);
+        self.refuse(format!("memory: {error:#}")).map(|_| ())
+    }
+
+    fn table_growing(&mut self, current: usize, desired: usize, _max: Option<usize>) -> wasmtime::Result<bool> {
+        let total = self.tables.saturating_add(desired.saturating_sub(current) as u64);
+        if total > self.tables_max {
+            return self
+                .refuse(format!("tables: {total} elements were asked for, the limit is {}", self.tables_max));
+        }
+        self.tables = total;
+        Ok(true)
+    }
+
+    fn table_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.refuse(format!("tables: {error:#}")).map(|_| ())
+    }
+}
+
+/// Upstream's hooks: only the field rules are used; bodies and outgoing requests are our own.
+pub struct Hooks;
+
+type Sent = Result<(http::Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>), Error>;
+
+impl WasiHttpHooks for Hooks {
+    fn is_forbidden_header(&mut self, name: &http::HeaderName) -> bool {
+        crate::fields::is_hop_by_hop(name)
+    }
+
+    fn send_request(
+        &mut self,
+        _request: http::Request<WasiBody>,
+        _options: Option<RequestOptions>,
+        _done: Box<dyn Future<Output = Result<(), Error>> + Send>,
+    ) -> Box<dyn Future<Output = Sent> + Send> {
+        Box::new(async { Err(Error::HttpRequestDenied) })
+    }
+}
+
+pub struct State {
+    pub table: ResourceTable,
+    pub limits: Limits,
+    pub shared: Arc<Shared>,
+    pub core: Arc<LoopCore>,
+    pub component: Arc<Component>,
+    /// Which request of this instance is running: what an earlier one left behind is told apart by it.
+    pub serial: u32,
+    /// The response body need not have its announced length (the request was a HEAD).
+    pub head_request: bool,
+    /// Bodies of outgoing responses and requests, by the resource's index in the table.
+    pub response_bodies: Vec<(u32, Arc<BodyOut>)>,
+    pub request_bodies: Vec<(u32, Arc<BodyOut>)>,
+    http: WasiHttpCtx,
+    hooks: Hooks,
+    /// For filesystem, sockets and terminals only; made when the guest first calls one of them.
+    wasi: Option<Box<WasiCtx>>,
+    _live: Live,
+}
+
+impl State {
+    /// Remembers the body of the outgoing message at `rep`, in place of an earlier one whose index was free again.
+    pub fn keep_body(bodies: &mut Vec<(u32, Arc<BodyOut>)>, rep: u32, body: Arc<BodyOut>) {
+        bodies.retain(|(r, _)| *r != rep);
+        bodies.push((rep, body));
+    }
+
+    pub fn take_body(bodies: &mut Vec<(u32, Arc<BodyOut>)>, rep: u32) -> Option<Arc<BodyOut>> {
+        let i = bodies.iter().position(|(r, _)| *r == rep)?;
+        Some(bodies.swap_remove(i).1)
+    }
+}
+
+impl WasiView for State {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        let ctx = self.wasi.get_or_insert_with(|| {
+            Box::new(WasiCtxBuilder::new().allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false).build())
+        });
+        WasiCtxView { ctx, table: &mut self.table }
+    }
+}
+
+impl WasiHttpView for State {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { hooks: &mut self.hooks, table: &mut self.table, ctx: &mut self.http }
+    }
+}
+
+/// A store with the component's limits and its epoch callback; the deadline is set per call.
+pub fn new_store(component: &Arc<Component>, core: &Arc<LoopCore>, shared: &Arc<Shared>) -> Store<State> {
+    let limits = &component.limits;
+    let mut table = ResourceTable::with_capacity(16);
+    table.set_max_capacity(limits.resources_max as usize);
+    let mut http = WasiHttpCtx::new();
+    http.set_field_size_limit(limits.fields_bytes_max as usize);
+    let state = State {
+        table,
+        limits: Limits {
+            shared: shared.clone(),
+            memory: 0,
+            memory_max: limits.memory_bytes_max,
+            last_growth: 0,
+            tables: 0,
+            tables_max: limits.table_elements_max as u64,
+        },
+        shared: shared.clone(),
+        core: core.clone(),
+        component: component.clone(),
+        serial: 0,
+        head_request: false,
+        response_bodies: Vec::new(),
+        request_bodies: Vec::new(),
+        http,
+        hooks: Hooks,
+        wasi: None,
+        _live: Live::new(&component.engine),
+    };
+    let mut store = Store::new(&component.engine.wasmtime, state);
+    store.limiter(|state| &mut state.limits);
+    store.epoch_deadline_callback(|mut store| {
+        let update = lock(&store.data_mut().shared.exchange).clock.tick();
+        update.map_err(wasmtime::Error::from)
+    });
+    store
+}
