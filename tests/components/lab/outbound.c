@@ -94,6 +94,7 @@ static Call call(const Exchange* x) {
   Text url = parameter(x, TEXT("url"));
   Text method = parameter(x, TEXT("method"));
   uint64_t body_bytes = number(x, TEXT("body"), 0);
+  bool has_body = body_bytes != 0 || number(x, TEXT("open"), 0) != 0;
 
   Text scheme = {url.at, find(url, TEXT(":"))};
   if (!starts_with(skip(url, scheme.size), TEXT("://"))) {
@@ -129,12 +130,12 @@ static Call call(const Exchange* x) {
   }
 
   ResultHandle body = {0};
-  if (body_bytes != 0) {
+  if (has_body) {
     outgoing_request_body(request, &body);
   }
   ResultCode sent;
   outgoing_handle(request, 1, call_options(x), &sent);
-  if (body_bytes != 0) {
+  if (has_body) {
     ResultHandle stream;
     outgoing_body_write(body.handle, &stream);
     __builtin_memset(block, 'b', sizeof block);
