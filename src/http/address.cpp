@@ -108,8 +108,8 @@ AddressClass class_of_carried(std::span<const std::uint8_t, 16> bytes) noexcept 
     AddressClass worst = AddressClass::kPublic;
     for (const auto& place : kPlaces) {
       const AddressClass found = carried(bytes, place);
-      // Zeroes are padding of the other lengths.
-      worst = found == AddressClass::kUnspecified ? worst : std::max(worst, found);
+      // The others come by chance, from padding or from bytes that belong to another length.
+      worst = found <= AddressClass::kMetadata ? std::max(worst, found) : worst;
     }
     return worst;
   }

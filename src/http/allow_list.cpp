@@ -72,7 +72,7 @@ base::Result<AllowList::Pattern> AllowList::parse(std::string_view text,
     return never(text, "it is more than a host and a port",
                  fmt::format("write \"{}\"; {}", authority_of(text), kForms));
   }
-  if (!text.starts_with('[') && std::ranges::count(text, ':') > 1) {
+  if (text.find(':') != text.rfind(':') && IpAddress::parse(text).has_value()) {
     return never(text, "an IPv6 address needs brackets", fmt::format("write \"[{}]\"", text));
   }
   const std::size_t host_end = text.starts_with('[') ? text.find(']') : 0;
