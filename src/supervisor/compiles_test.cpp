@@ -1,0 +1,131 @@
+#include "supervisor/compiles.hpp"
+
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <csignal>
+#include <string>
+#include <vector>
+
+#include "config/settings.hpp"
+#include "shared/boot.hpp"
+#include "supervisor/backoff.hpp"
+#include "supervisor/spawn.hpp"
+
+namespace mik::supervisor {
+namespace {
+
+using namespace std::chrono_literals;
+
+// Children are this test binary again (fake_worker.hpp).
+class CompilesTest : public testing::Test {
+ protected:
+  std::unique_ptr<net::Loop> loop_ = net::Loop::create().value();
+  base::Fd settings_ = shared::write_block(config::serialize({})).value();
+  std::vector<shared::Message> answers_;
+  std::vector<pid_t> children_;
+
+  void make(CompileLimits limits = {}) {
+    compiles_ = std::make_unique<Compiles>(
+        *loop_, "/proc/self/exe", settings_.get(), limits,
+        [this](const shared::Message& message) { answers_.push_back(message); });
+  }
+  // Until no child is left.
+  void run() {
+    const base::Time until = base::Clock::now() + 20s;
+    while (compiles_->pid() > 0 && base::Clock::now() < until) {
+      if (children_.empty() || children_.back() != compiles_->pid()) {
+        children_.push_back(compiles_->pid());
+      }
+      loop_->run_once(1ms);
+      int status = 0;
+      if (::waitpid(compiles_->pid(), &status, WNOHANG) == compiles_->pid()) {
+        compiles_->on_exit(status);
+      }
+    }
+    EXPECT_EQ(compiles_->pid(), 0);
+  }
+  std::unique_ptr<Compiles> compiles_;
+};
+
+TEST_F(CompilesTest, OneChildAndOneAnswerHoweverManyAsk) {
+  make();
+  for (int i = 0; i < 5; ++i) {
+    compiles_->request("compile:ok", false);
+  }
+  run();
+  EXPECT_EQ(children_.size(), 1u);
+  ASSERT_EQ(answers_.size(), 1u);
+  EXPECT_EQ(std::get<shared::ArtefactReady>(answers_[0]),
+            (shared::ArtefactReady{"compile:ok", "/artefact"}));
+}
+
+TEST_F(CompilesTest, OthersWaitTheirTurn) {
+  make();
+  compiles_->request("a:ok", false);
+  compiles_->request("b:refuse", false);
+  compiles_->request("c:ok", false);
+  run();
+  EXPECT_EQ(children_.size(), 3u);
+  ASSERT_EQ(answers_.size(), 3u);
+  EXPECT_EQ(std::get<shared::ArtefactReady>(answers_[0]).component, "a:ok");
+  EXPECT_EQ(std::get<shared::ArtefactFailed>(answers_[1]).component, "b:refuse");
+  EXPECT_EQ(std::get<shared::ArtefactReady>(answers_[2]).component, "c:ok");
+}
+
+TEST_F(CompilesTest, AskedAgainAfterTheAnswerItCompilesAgain) {
+  make();
+  compiles_->request("compile:refuse", false);
+  run();
+  compiles_->request("compile:refuse", false);
+  run();
+  EXPECT_EQ(children_.size(), 2u);
+  EXPECT_EQ(answers_.size(), 2u);
+}
+
+TEST_F(CompilesTest, TheQueueIsBounded) {
+  make({.queue_max = 2});
+  compiles_->request("a:ok", false);
+  compiles_->request("b:ok", false);
+  compiles_->request("c:ok", false);
+  ASSERT_EQ(answers_.size(), 1u);
+  EXPECT_EQ(std::get<shared::ArtefactFailed>(answers_[0]).code, base::ErrorCode::kOverload);
+  run();
+  EXPECT_EQ(answers_.size(), 3u);
+}
+
+TEST_F(CompilesTest, StopKillsTheChildAndAnswersNobody) {
+  make();
+  compiles_->request("a:wall", false);
+  compiles_->request("b:ok", false);
+  compiles_->stop();
+  run();
+  EXPECT_EQ(children_.size(), 1u);
+  EXPECT_TRUE(answers_.empty());
+}
+
+TEST(Spawn, SaysHowAProcessEnded) {
+  EXPECT_EQ(describe_exit(W_EXITCODE(3, 0)), "exited with code 3");
+  EXPECT_EQ(describe_exit(W_EXITCODE(0, SIGKILL)), "was killed by signal 9 (Killed)");
+}
+
+TEST(Backoff, StartsAtOnceThenDoublesToFiveSeconds) {
+  Backoff backoff;
+  const std::vector<base::Duration> expected = {0ms,    100ms,  200ms, 400ms, 800ms,
+                                                1600ms, 3200ms, 5s,    5s};
+  for (const base::Duration wait : expected) {
+    EXPECT_EQ(backoff.next(29s), wait);
+  }
+}
+
+TEST(Backoff, AHealthyStretchForgivesAll) {
+  Backoff backoff;
+  for (int i = 0; i < 10; ++i) {
+    backoff.next(0s);
+  }
+  EXPECT_EQ(backoff.next(30s), 0ms);
+  EXPECT_EQ(backoff.next(0s), 100ms);
+}
+
+}  // namespace
+}  // namespace mik::supervisor

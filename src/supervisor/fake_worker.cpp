@@ -1,0 +1,274 @@
+#include "supervisor/fake_worker.hpp"
+
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <array>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "config/settings.hpp"
+#include "net/loop.hpp"
+#include "runtime/acceptor.hpp"
+#include "shared/boot.hpp"
+#include "shared/control.hpp"
+#include "shared/segment.hpp"
+
+namespace mik::supervisor {
+
+namespace {
+
+class FakeWorker;
+
+class Connection final : public net::IoHandler {
+ public:
+  Connection(FakeWorker& worker, base::Fd socket) : socket(std::move(socket)), worker_(worker) {}
+  void on_io(std::uint32_t events) override;
+
+  base::Fd socket;
+  bool held = false;
+
+ private:
+  FakeWorker& worker_;
+  std::string input_;
+};
+
+class FakeWorker final : public runtime::AcceptorEvents, public net::IoHandler {
+ public:
+  FakeWorker(shared::WorkerBoot boot, shared::Segment segment, config::Settings settings)
+      : loop(net::Loop::create().value()),
+        segment_(std::move(segment)),
+        settings_(std::move(settings)),
+        slot_(boot.slot),
+        control_(std::move(boot.control)),
+        acceptor_(*loop, segment_, {boot.slot, settings_.max_connections},
+                  std::move(boot.listeners), std::move(boot.inbox), std::move(boot.peers), *this) {}
+
+  int run() {
+    const std::string& mode = settings_.component_path;
+    if (mode == "crash") {
+      return 3;
+    }
+    if (mode == "fatal") {
+      static_cast<void>(control_.send(
+          shared::Fatal{base::ErrorCode::kNotComponent, "it is no component", "build one"}));
+      return 1;
+    }
+    if (!loop->watch_level(control_.fd(), EPOLLIN, *this).has_value() ||
+        !acceptor_.start().has_value()) {
+      return 1;
+    }
+    if (mode.starts_with("compile:")) {
+      static_cast<void>(control_.send(shared::NeedArtefact{mode}));
+    } else {
+      ready();
+    }
+    loop->run();
+    return exit_code_;
+  }
+
+  void on_socket(base::Fd socket) override {
+    connections_.push_back(std::make_unique<Connection>(*this, std::move(socket)));
+    segment_.set_connections(slot_, connections_.size());
+    Connection& connection = *connections_.back();
+    if (!loop->watch_level(connection.socket.get(), EPOLLIN, connection).has_value()) {
+      close(connection);
+    }
+  }
+
+  void close(Connection& connection) {
+    loop->unwatch(connection.socket.get());
+    connection.socket.reset();
+    for (auto& each : connections_) {
+      if (each.get() == &connection) {
+        loop->retire(std::move(each));
+        each = std::move(connections_.back());
+        connections_.pop_back();
+        break;
+      }
+    }
+    segment_.set_connections(slot_, connections_.size());
+    exit_if_done();
+  }
+
+  bool draining() const { return draining_; }
+
+  // The control channel.
+  void on_io(std::uint32_t /*events*/) override {
+    auto received = control_.receive();
+    if (!received) {
+      return;
+    }
+    if (std::holds_alternative<shared::EndOfFile>(*received)) {
+      loop->unwatch(control_.fd());
+      shared::restore_family_signals();
+      drain(loop->now() + settings_.shutdown_timeout);
+      return;
+    }
+    auto* message = std::get_if<shared::Message>(&*received);
+    if (message == nullptr) {
+      return;
+    }
+    if (const auto* order = std::get_if<shared::Drain>(message)) {
+      drain(base::from_ns(order->deadline_ns));
+    } else if (std::holds_alternative<shared::ArtefactReady>(*message)) {
+      ready();
+    } else if (const auto* failed = std::get_if<shared::ArtefactFailed>(message)) {
+      static_cast<void>(control_.send(shared::Fatal{failed->code, failed->text, {}}));
+      exit_code_ = 1;
+      loop->stop();
+    }
+  }
+
+  std::unique_ptr<net::Loop> loop;
+
+ private:
+  void ready() {
+    segment_.set_state(slot_, shared::WorkerState::kReady);
+    static_cast<void>(control_.send(shared::Ready{}));
+  }
+
+  void drain(base::Time deadline) {
+    if (settings_.component_path == "stuck") {
+      return;
+    }
+    draining_ = true;
+    acceptor_.stop();
+    std::vector<Connection*> idle;
+    for (const auto& connection : connections_) {
+      if (!connection->held) {
+        idle.push_back(connection.get());
+      }
+    }
+    for (Connection* connection : idle) {
+      close(*connection);
+    }
+    loop->wheel().arm(deadline_, deadline);
+    exit_if_done();
+  }
+
+  void exit_if_done() {
+    if (draining_ && connections_.empty()) {
+      loop->stop();
+    }
+  }
+  void on_deadline() { loop->stop(); }
+
+  shared::Segment segment_;
+  config::Settings settings_;
+  std::uint32_t slot_;
+  shared::Channel control_;
+  runtime::Acceptor acceptor_;
+  std::vector<std::unique_ptr<Connection>> connections_;
+  bool draining_ = false;
+  int exit_code_ = 0;
+  net::Timer deadline_ = net::Timer::of<&FakeWorker::on_deadline>(this);
+};
+
+void Connection::on_io(std::uint32_t /*events*/) {
+  std::array<char, 256> buffer{};
+  const ssize_t got =
+      socket.valid() ? ::recv(socket.get(), buffer.data(), buffer.size(), MSG_DONTWAIT) : -1;
+  if (got < 0) {
+    return;
+  }
+  if (got == 0) {
+    worker_.close(*this);
+    return;
+  }
+  input_.append(buffer.data(), static_cast<std::size_t>(got));
+  for (std::size_t end = input_.find('\n'); end != std::string::npos; end = input_.find('\n')) {
+    const std::string line = input_.substr(0, end);
+    input_.erase(0, end + 1);
+    std::string answer = std::to_string(::getpid()) + "\n";
+    if (line == "die") {
+      ::kill(::getpid(), SIGKILL);
+    }
+    held = line == "hold";
+    if (!held) {
+      static_cast<void>(::send(socket.get(), answer.data(), answer.size(), MSG_NOSIGNAL));
+      if (worker_.draining()) {
+        worker_.close(*this);
+        return;
+      }
+    }
+  }
+}
+
+void burn() {
+  volatile unsigned long count = 0;
+  for (;;) {
+    count = count + 1;
+  }
+}
+
+void hoard() {
+  std::vector<std::unique_ptr<char[]>> blocks;
+  for (;;) {
+    constexpr std::size_t kBlock = 16u << 20;
+    void* memory = std::malloc(kBlock);
+    if (memory == nullptr) {
+      std::abort();  // as Rust does
+    }
+    blocks.emplace_back(static_cast<char*>(memory));
+  }
+}
+
+}  // namespace
+
+int fake_worker_main(int argc, char** argv) {
+  auto boot = shared::enter_worker(argc, argv);
+  if (!boot) {
+    return 2;
+  }
+  auto segment = shared::Segment::attach(boot->segment.get());
+  auto bytes = shared::read_block(boot->settings.get());
+  if (!segment || !bytes) {
+    return 1;
+  }
+  auto settings = config::deserialize(*bytes);
+  if (!settings) {
+    return 1;
+  }
+  FakeWorker worker(std::move(boot).value(), std::move(segment).value(),
+                    std::move(settings).value());
+  return worker.run();
+}
+
+int fake_compile_main(int argc, char** argv) {
+  auto boot = shared::enter_compile_child(argc, argv);
+  if (!boot) {
+    return 2;
+  }
+  const std::string how = boot->component.substr(boot->component.find(':') + 1);
+  shared::Channel result(std::move(boot->result));
+  if (how == "ok") {
+    rlimit data{};
+    ::getrlimit(RLIMIT_DATA, &data);
+    return result.send(shared::ArtefactReady{boot->component, "/artefact"}).has_value() ? 0 : 1;
+  }
+  if (how == "refuse") {
+    static_cast<void>(result.send(shared::ArtefactFailed{
+        boot->component, base::ErrorCode::kImport, "it imports the moon", {}}));
+    return 1;
+  }
+  if (how == "cpu") {
+    burn();
+  } else if (how == "wall") {
+    ::pause();
+  } else if (how == "memory") {
+    hoard();
+  } else if (how == "kill") {
+    ::kill(::getpid(), SIGKILL);
+  }
+  return 7;
+}
+
+}  // namespace mik::supervisor
