@@ -18,6 +18,8 @@ constexpr base::Duration kDrainIdle = std::chrono::seconds(1);
 constexpr base::Duration kRateGrace = std::chrono::seconds(5);
 // How many buffers of input one connection may take before others have their turn.
 constexpr int kRoundsMax = 4;
+// Answers to pipelined requests that are collected for one write.
+constexpr std::size_t kBacklogMax = 64 * 1024;
 
 }  // namespace
 
@@ -109,7 +111,7 @@ bool H1Connection::can_take() const noexcept {
   switch (phase_) {
     case Phase::kRequest:
       // Until earlier answers are out, a client that pipelines and does not read gets no more of them made.
-      return writable_;
+      return writable_ && queued() < kBacklogMax;
     case Phase::kExchange:
       return body_ == Body::kReading && (!paused_ || discarding_);
     case Phase::kDiscard:

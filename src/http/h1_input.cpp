@@ -154,7 +154,7 @@ void H1Connection::start_body() {
   }
   if (!input_->empty()) {
     expecting_ = false;  // the client did not wait
-  } else if (!discarding_ && answer_ == Answer::kNone) {
+  } else if (!discarding_ && answer_ != Answer::kWhole) {
     output().bytes.append("HTTP/1.1 100 Continue\r\n\r\n");
     expecting_ = false;
   }
