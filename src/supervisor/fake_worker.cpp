@@ -99,6 +99,7 @@ class FakeWorker final : public runtime::AcceptorEvents, public net::IoHandler {
   }
 
   bool draining() const { return draining_; }
+  std::uint64_t total() const { return segment_.connections(); }
 
   // The control channel.
   void on_io(std::uint32_t /*events*/) override {
@@ -187,7 +188,9 @@ void Connection::on_io(std::uint32_t /*events*/) {
   for (std::size_t end = input_.find('\n'); end != std::string::npos; end = input_.find('\n')) {
     const std::string line = input_.substr(0, end);
     input_.erase(0, end + 1);
-    std::string answer = std::to_string(::getpid()) + "\n";
+    const std::uint64_t value =
+        line == "total" ? worker_.total() : static_cast<std::uint64_t>(::getpid());
+    const std::string answer = std::to_string(value) + "\n";
     if (line == "die") {
       ::kill(::getpid(), SIGKILL);
     }
