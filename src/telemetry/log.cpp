@@ -231,11 +231,12 @@ struct Log::Writer {
   std::thread thread;     // last: it uses all of the above
 };
 
-Log::Log(int fd, Level level, Format format, std::size_t pending_bytes_max)
-    : level_(level),
+Log::Log(int fd, Level level, Format format, Writing writing, std::size_t pending_bytes_max)
+    : fd_(fd),
+      level_(level),
       format_(format),
       pending_bytes_max_(pending_bytes_max),
-      writer_(std::make_unique<Writer>(fd, pending_bytes_max)) {}
+      writer_(writing == Writing::kThread ? std::make_unique<Writer>(fd, pending_bytes_max) : nullptr) {}
 
 Log::~Log() { flush(); }
 
@@ -347,6 +348,11 @@ void Log::finish(std::size_t start) {
 
 void Log::flush() {
   if (buffer_.empty()) {
+    return;
+  }
+  if (writer_ == nullptr) {
+    [[maybe_unused]] const ssize_t written = ::write(fd_, buffer_.data(), buffer_.size());
+    buffer_.clear();
     return;
   }
   if (!writer_->offer(buffer_)) {

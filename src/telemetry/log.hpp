@@ -24,6 +24,9 @@ Level parse_rust_log(std::string_view text, bool& bad) noexcept;
 // Appends `text` as the inside of a JSON string: RFC 8259 section 7; bytes that are not UTF-8 become U+FFFD.
 void append_json_escaped(std::string& out, std::string_view text);
 
+// Who does the write(2): a thread of the log's own, or whoever calls flush(), for processes that must have one thread.
+enum class Writing : std::uint8_t { kThread, kDirect };
+
 class Log {
  public:
   // One line under construction; written when it is destroyed. Keys are ours and need no escaping; values may be
@@ -48,7 +51,8 @@ class Log {
   };
 
   // Writes to `fd`, which it does not own. `pending_bytes_max` bounds what waits for the writer.
-  Log(int fd, Level level, Format format, std::size_t pending_bytes_max = 1 << 20);
+  Log(int fd, Level level, Format format, Writing writing = Writing::kThread,
+      std::size_t pending_bytes_max = 1 << 20);
   // Writes what is pending, waiting at most a second for a reader that does not read.
   ~Log();
   Log(const Log&) = delete;
@@ -61,8 +65,8 @@ class Log {
   // Hands what was logged to the writer. The loop calls it at the end of turns, so that lines of many requests go out
   // by one write.
   void flush();
-  // Something is waiting for flush().
-  bool pending() const noexcept { return !buffer_.empty(); }
+  // What waits for flush().
+  std::size_t pending_bytes() const noexcept { return buffer_.size(); }
   std::uint64_t dropped() const noexcept { return dropped_; }
 
  private:
@@ -70,6 +74,7 @@ class Log {
   void append_time();
   void finish(std::size_t start);
 
+  int fd_;
   Level level_;
   Format format_;
   std::size_t pending_bytes_max_;
@@ -78,7 +83,7 @@ class Log {
   std::uint64_t dropped_said_ = 0;
   std::int64_t second_ = -1;
   std::string second_text_;
-  std::unique_ptr<Writer> writer_;
+  std::unique_ptr<Writer> writer_;  // null when writing directly
 };
 
 }  // namespace mik::telemetry

@@ -65,13 +65,22 @@ TEST(Log, ForeignBytesBecomeReplacementCharacters) {
 
 TEST(Log, AReaderThatDoesNotReadCostsLinesNotTime) {
   Pipe pipe;
-  Log log(pipe.write_end.get(), Level::kInfo, Format::kJson, 4096);
+  Log log(pipe.write_end.get(), Level::kInfo, Format::kJson, Writing::kThread, 4096);
   const std::string big(512, 'x');
   for (int i = 0; i < 1000; ++i) {
     log.line(Level::kInfo, big);
     log.flush();
   }
   EXPECT_GT(log.dropped(), 0u);
+}
+
+TEST(Log, DirectWritingNeedsNoThread) {
+  Pipe pipe;
+  Log log(pipe.write_end.get(), Level::kInfo, Format::kJson, Writing::kDirect);
+  log.line(Level::kInfo, "now");
+  log.flush();
+  std::array<char, 256> block{};
+  EXPECT_GT(::read(pipe.read_end.get(), block.data(), block.size()), 0);
 }
 
 TEST(Log, OffWritesNothing) {

@@ -1,0 +1,152 @@
+#include "cli/command_line.hpp"
+
+#include <algorithm>
+#include <numeric>
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+
+namespace mik::cli {
+
+namespace {
+
+// Levenshtein, two rows.
+std::size_t distance(std::string_view a, std::string_view b) {
+  std::vector<std::size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), std::size_t{0});
+  for (std::size_t i = 1; i <= a.size(); ++i) {
+    std::size_t diagonal = row[0];
+    row[0] = i;
+    for (std::size_t j = 1; j <= b.size(); ++j) {
+      const std::size_t above = row[j];
+      row[j] = std::min({above + 1, row[j - 1] + 1, diagonal + (a[i - 1] == b[j - 1] ? 0U : 1U)});
+      diagonal = above;
+    }
+  }
+  return row[b.size()];
+}
+
+std::vector<std::string> names_of(const CLI::App& app) {
+  std::vector<std::string> names;
+  for (const CLI::Option* option : app.get_options()) {
+    for (const std::string& name : option->get_lnames()) {
+      names.push_back("--" + name);
+    }
+  }
+  for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
+    names.push_back(command->get_name());
+  }
+  return names;
+}
+
+// The subcommand that was being parsed, else the top.
+const CLI::App& deepest(const CLI::App& app) {
+  const auto parsed = app.get_subcommands();
+  return parsed.empty() ? app : *parsed.front();
+}
+
+base::Error usage_error(const CLI::App& app, const CLI::ParseError& error) {
+  const CLI::App& at = deepest(app);
+  for (const std::string& extra : at.remaining(true)) {
+    const bool flag = extra.starts_with('-');
+    base::Error unknown(base::ErrorCode::kUsage,
+                        fmt::format("unknown {} '{}'", flag ? "option" : "argument", extra));
+    const auto near = did_you_mean(extra.substr(0, extra.find('=')), names_of(at));
+    return std::move(unknown).with_help(near.has_value() ? fmt::format("did you mean '{}'?", *near)
+                                                         : "'mik --help' lists what there is");
+  }
+  return base::Error(base::ErrorCode::kUsage, error.what())
+      .with_help(fmt::format("'mik {}--help' lists what there is",
+                             &at == &app ? std::string() : at.get_name() + " "));
+}
+
+struct Parsed {
+  std::vector<std::string> env;
+};
+
+void add_run(CLI::App& app, RunArguments& run, Parsed& parsed) {
+  CLI::App* command = app.add_subcommand("run", "Serve a component (Ctrl+C ends it)");
+  command->add_option("PATH", run.path,
+                      "Component file or glob; default: target/composed.wasm, then "
+                      "target/wasm32-wasip2/{release,debug}/*.wasm");
+  command->add_option("-p,--port", run.port, "Port (default: PORT, else 3000)");
+  CLI::Option* host = command->add_option("--host", run.host, "Address to bind (default: HOST, else 127.0.0.1)");
+  command->add_flag("-l,--local", run.local, "Bind 127.0.0.1, whatever HOST says")->excludes(host);
+  command->add_option("-w,--workers", run.workers, "Worker processes (default, or 0: one per usable core)")
+      ->check(CLI::Range(0U, 256U));
+  command->add_option("--timeout", run.timeout_secs, "Seconds until a response must have begun (default 30)")
+      ->check(CLI::Range(1U, 300U));
+  command->add_option("--memory-limit", run.memory_limit_bytes,
+                      "Bytes of memory for each request (default 134217728)")
+      ->check(CLI::Range(std::uint64_t{1} << 20, std::uint64_t{1} << 32));
+  command->add_option("--allow-host", run.allow_hosts,
+                      "Host that the component may call: example.com, *.example.com, 127.0.0.1:9001, * (repeatable)")
+      ->allow_extra_args(false);
+  command->add_option("--env", parsed.env, "NAME=VALUE for the component (repeatable)")
+      ->allow_extra_args(false);
+  command->add_option("--reuse", run.reuse, "Requests per instance (default 1: a fresh one for each)")
+      ->check(CLI::Range(1U, 1'000'000U));
+}
+
+void add_health(CLI::App& app, HealthArguments& health) {
+  CLI::App* command = app.add_subcommand("health", "Ask a running server how it is: exit code 0 or 1");
+  CLI::Option* url = command->add_option("--url", health.url, "http://host:port to ask");
+  command->add_option("--port", health.port, "Port on 127.0.0.1 (default: PORT, else 3000)")->excludes(url);
+  command->add_flag("--ready", health.ready, "Whether it takes requests, not only whether it lives");
+}
+
+}  // namespace
+
+std::optional<std::string> did_you_mean(std::string_view word, const std::vector<std::string>& candidates) {
+  std::optional<std::string> best;
+  std::size_t best_distance = std::max<std::size_t>(2, word.size() / 3) + 1;
+  for (const std::string& candidate : candidates) {
+    if (const std::size_t d = distance(word, candidate); d < best_distance) {
+      best_distance = d;
+      best = candidate;
+    }
+  }
+  return best;
+}
+
+base::Result<CommandLine> parse_command_line(int argc, const char* const* argv) {
+  CommandLine line;
+  Parsed parsed;
+  bool version = false;
+  CLI::App app("Runs WASI HTTP components.", "mik");
+  app.add_flag("-V,--version", version, "Print the version");
+  app.add_flag("-v,--verbose", line.verbose, "More log lines, unless RUST_LOG says otherwise");
+  app.fallthrough();
+  add_run(app, line.run, parsed);
+  add_health(app, line.health);
+  app.add_subcommand("version", "Print the version; with --verbose the engine's too");
+  app.footer("Example:\n  mik run --port 3000 app.wasm");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    line.help = deepest(app).help();
+    return line;
+  } catch (const CLI::ParseError& error) {
+    return usage_error(app, error);
+  }
+  for (const std::string& pair : parsed.env) {
+    const std::size_t equals = pair.find('=');
+    if (equals == 0 || equals == std::string::npos) {
+      return base::Error(base::ErrorCode::kUsage, fmt::format("--env '{}' has no name or no '='", pair))
+          .with_help("write it as --env NAME=VALUE");
+    }
+    line.run.env.emplace_back(pair.substr(0, equals), pair.substr(equals + 1));
+  }
+  if (version || app.got_subcommand("version")) {
+    line.command = CommandLine::Command::kVersion;
+  } else if (app.got_subcommand("run")) {
+    line.command = CommandLine::Command::kRun;
+  } else if (app.got_subcommand("health")) {
+    line.command = CommandLine::Command::kHealth;
+  } else {
+    return base::Error(base::ErrorCode::kUsage, "a command is needed").with_help("'mik --help' lists them");
+  }
+  return line;
+}
+
+}  // namespace mik::cli

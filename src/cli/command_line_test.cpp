@@ -1,0 +1,87 @@
+#include "cli/command_line.hpp"
+
+#include <gtest/gtest.h>
+
+namespace mik::cli {
+namespace {
+
+base::Result<CommandLine> parse(std::vector<const char*> words) {
+  words.insert(words.begin(), "mik");
+  return parse_command_line(static_cast<int>(words.size()), words.data());
+}
+
+TEST(CommandLine, ReadsEveryOptionOfRun) {
+  const CommandLine line = parse({"run", "--port", "8080", "--host", "::1", "-w", "2", "--timeout", "5", "--memory-limit",
+                                  "2097152", "--allow-host", "a.example", "--allow-host", "*", "--env", "A=1=2", "--env",
+                                  "B=", "--reuse", "7", "app.wasm"})
+                               .value();
+  EXPECT_EQ(line.command, CommandLine::Command::kRun);
+  EXPECT_EQ(line.run.path, "app.wasm");
+  EXPECT_EQ(line.run.port, 8080);
+  EXPECT_EQ(line.run.host, "::1");
+  EXPECT_EQ(line.run.workers, 2u);
+  EXPECT_EQ(line.run.timeout_secs, 5u);
+  EXPECT_EQ(line.run.memory_limit_bytes, 2097152u);
+  EXPECT_EQ(line.run.allow_hosts, (std::vector<std::string>{"a.example", "*"}));
+  EXPECT_EQ(line.run.env, (std::vector<std::pair<std::string, std::string>>{{"A", "1=2"}, {"B", ""}}));
+  EXPECT_EQ(line.run.reuse, 7u);
+}
+
+TEST(CommandLine, TheGuidesInvocations) {
+  EXPECT_EQ(parse({"run", "--port", "3000", "/var/lib/mik/app.wasm"}).value().run.port, 3000);
+  EXPECT_EQ(parse({"run", "--port", "3001", "app.wasm"}).value().run.path, "app.wasm");
+  EXPECT_EQ(parse({"--version"}).value().command, CommandLine::Command::kVersion);
+  EXPECT_EQ(parse({"-V"}).value().command, CommandLine::Command::kVersion);
+  EXPECT_EQ(parse({"health", "--port", "1"}).value().command, CommandLine::Command::kHealth);
+}
+
+TEST(CommandLine, UnknownOptionsAreErrorsWithASuggestion) {
+  const auto unknown = parse({"run", "--prot", "3000", "app.wasm"});
+  ASSERT_FALSE(unknown.has_value());
+  EXPECT_EQ(unknown.error().code(), base::ErrorCode::kUsage);
+  EXPECT_NE(unknown.error().message().find("--prot"), std::string::npos);
+  EXPECT_EQ(unknown.error().help(), "did you mean '--port'?");
+  const auto command = parse({"rum"});
+  ASSERT_FALSE(command.has_value());
+  EXPECT_EQ(command.error().help(), "did you mean 'run'?");
+}
+
+TEST(CommandLine, RefusesBadValues) {
+  for (const std::vector<const char*>& words : std::vector<std::vector<const char*>>{
+           {"run", "--port", "70000"},
+           {"run", "--port", "x"},
+           {"run", "--timeout", "0"},
+           {"run", "--timeout", "301"},
+           {"run", "--memory-limit", "1000"},
+           {"run", "--memory-limit", "8589934592"},
+           {"run", "--env", "novalue"},
+           {"run", "--env", "=x"},
+           {"run", "--reuse", "0"},
+           {"run", "--workers", "1000"},
+           {"run", "--local", "--host", "0.0.0.0"},
+           {"run", "a.wasm", "b.wasm"},
+           {"run", "--port"},
+           {}}) {
+    const auto line = parse(words);
+    ASSERT_FALSE(line.has_value()) << (words.empty() ? "" : words.back());
+    EXPECT_EQ(line.error().code(), base::ErrorCode::kUsage);
+    EXPECT_FALSE(line.error().help().empty());
+  }
+}
+
+TEST(CommandLine, HelpNamesTheOptions) {
+  const CommandLine line = parse({"run", "--help"}).value();
+  EXPECT_EQ(line.command, CommandLine::Command::kHelp);
+  for (const char* option : {"--port", "--host", "--local", "--workers", "--timeout", "--memory-limit", "--allow-host",
+                             "--env", "--reuse"}) {
+    EXPECT_NE(line.help.find(option), std::string::npos) << option;
+  }
+}
+
+TEST(DidYouMean, IsSilentWhenNothingIsNear) {
+  EXPECT_EQ(did_you_mean("--qqqqqqqq", {"--port", "--host"}), std::nullopt);
+  EXPECT_EQ(did_you_mean("--hots", {"--port", "--host"}), "--host");
+}
+
+}  // namespace
+}  // namespace mik::cli

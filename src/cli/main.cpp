@@ -1,0 +1,80 @@
+// The binary: commands for people, and the hidden entries by which a supervisor starts its children.
+#include <csignal>
+#include <cstdio>
+#include <exception>
+
+#include <fmt/format.h>
+
+#include "cli/command_line.hpp"
+#include "cli/health.hpp"
+#include "cli/run.hpp"
+#include "engine/engine.hpp"
+#include "runtime/compile_child.hpp"
+#include "runtime/worker.hpp"
+#include "shared/boot.hpp"
+
+namespace {
+
+using mik::base::Error;
+using mik::base::ErrorCode;
+
+// `error: what`, then `cause:` lines, then `help: what to do`. 1 failed, 2 wrong usage.
+int report(const Error& error) {
+  fmt::print(stderr, "error: {}\n", error.message());
+  for (const std::string& cause : error.causes()) {
+    fmt::print(stderr, "cause: {}\n", cause);
+  }
+  if (!error.help().empty()) {
+    fmt::print(stderr, "help: {}\n", error.help());
+  }
+  return error.code() == ErrorCode::kUsage ? 2 : 1;
+}
+
+int command(int argc, char** argv) {
+  const auto parsed = mik::cli::parse_command_line(argc, argv);
+  if (!parsed.has_value()) {
+    return report(parsed.error());
+  }
+  mik::base::Result<void> outcome;
+  switch (parsed->command) {
+    case mik::cli::CommandLine::Command::kRun:
+      outcome = mik::cli::run(parsed->run, parsed->verbose);
+      break;
+    case mik::cli::CommandLine::Command::kHealth:
+      outcome = mik::cli::health(parsed->health);
+      break;
+    case mik::cli::CommandLine::Command::kVersion:
+      fmt::print("mik {}\n", MIK_VERSION);
+      if (parsed->verbose) {
+        fmt::print("engine: {}\n", mik::engine::engine_version());
+      }
+      break;
+    case mik::cli::CommandLine::Command::kHelp:
+      fmt::print("{}", parsed->help);
+      break;
+  }
+  return outcome.has_value() ? 0 : report(outcome.error());
+}
+
+int enter(int argc, char** argv) {
+  std::signal(SIGPIPE, SIG_IGN);
+  if (mik::shared::is_worker(argc, argv)) {
+    auto boot = mik::shared::enter_worker(argc, argv);
+    return boot.has_value() ? mik::runtime::run_worker(std::move(*boot)) : report(boot.error());
+  }
+  if (mik::shared::is_compile_child(argc, argv)) {
+    auto boot = mik::shared::enter_compile_child(argc, argv);
+    return boot.has_value() ? mik::runtime::run_compile_child(std::move(*boot)) : report(boot.error());
+  }
+  return command(argc, argv);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return enter(argc, argv);
+  } catch (const std::exception& problem) {
+    return report(Error(ErrorCode::kInternal, problem.what()));
+  }
+}

@@ -1,0 +1,136 @@
+#include "engine/engine.hpp"
+
+#include "engine/convert.hpp"
+
+namespace mik::engine {
+
+namespace {
+
+base::ErrorCode code_of(int engine_code) noexcept {
+  switch (engine_code) {
+    case MIK_E_NOT_WASM:
+    case MIK_E_CORE_MODULE:
+    case MIK_E_MALFORMED:
+    case MIK_E_NO_HANDLER:
+    case MIK_E_P3:
+      return base::ErrorCode::kNotComponent;
+    case MIK_E_IMPORT:
+      return base::ErrorCode::kImport;
+    case MIK_E_STATIC_LIMIT:
+      return base::ErrorCode::kStaticLimit;
+    case MIK_E_ARTEFACT:
+      return base::ErrorCode::kArtefact;
+    case MIK_E_SYSTEM:
+      return base::ErrorCode::kSystem;
+    case MIK_E_INVALID:
+      return base::ErrorCode::kBadMessage;
+    default:
+      return base::ErrorCode::kInternal;
+  }
+}
+
+}  // namespace
+
+base::Error to_error(const mik_err& error) {
+  return base::Error(code_of(error.code), error.text[0] != '\0' ? error.text : "the engine failed");
+}
+
+void Engine::Delete::operator()(mik_engine* engine) const noexcept { mik_engine_delete(engine); }
+
+base::Result<Engine> Engine::create(const EngineOptions& options) {
+  mik_engine_options c{};
+  c.abi = MIK_ENGINE_ABI;
+  c.instances_max = options.instances_max;
+  c.pagemap_scan = options.pagemap_scan ? 1 : 2;
+  c.on_demand = options.on_demand ? 1 : 0;
+  c.compile_only = options.compile_only ? 1 : 0;
+  c.memory_reservation_bytes = options.memory_reservation_bytes;
+  mik_err error{};
+  mik_engine* handle = mik_engine_new(&c, &error);
+  if (handle == nullptr) {
+    return to_error(error);
+  }
+  return Engine(handle);
+}
+
+void Engine::tick() noexcept { mik_engine_tick(handle_.get()); }
+
+std::array<std::uint8_t, 32> Engine::artefact_key() const {
+  std::array<std::uint8_t, 32> key{};
+  mik_engine_artefact_key(handle_.get(), key.data());
+  return key;
+}
+
+base::Result<void> Engine::compile(std::string_view wasm,
+                                   const std::function<bool(std::string_view)>& sink) const {
+  mik_err error{};
+  const auto trampoline = [](void* context, mik_str piece) -> std::int32_t {
+    const auto& f = *static_cast<const std::function<bool(std::string_view)>*>(context);
+    return f(from_c(piece)) ? 0 : 1;
+  };
+  void* context = const_cast<void*>(static_cast<const void*>(&sink));
+  if (mik_compile(handle_.get(), to_c(wasm), trampoline, context, &error) != MIK_OK) {
+    return to_error(error);
+  }
+  return {};
+}
+
+std::string_view engine_version() { return mik_engine_version(); }
+
+base::Result<void> check_wasm(std::string_view wasm) {
+  mik_err error{};
+  if (mik_wasm_check(to_c(wasm), &error) != MIK_OK) {
+    return to_error(error);
+  }
+  return {};
+}
+
+void Component::Delete::operator()(mik_component* component) const noexcept {
+  mik_component_delete(component);
+}
+
+base::Result<Component> Component::load(const Engine& engine, int fd,
+                                        const ComponentOptions& options) {
+  std::vector<mik_field> env;
+  env.reserve(options.env.size());
+  for (const auto& [name, value] : options.env) {
+    env.push_back({to_c(name), to_c(value)});
+  }
+  mik_component_options c{};
+  c.memory_bytes_max = options.memory_bytes_max;
+  c.reuse_max = options.reuse_max;
+  c.env = env.data();
+  c.env_count = env.size();
+  mik_err error{};
+  mik_component* handle = mik_component_load(engine.handle(), fd, &c, &error);
+  if (handle == nullptr) {
+    return to_error(error);
+  }
+  return Component(handle);
+}
+
+std::uint64_t Component::bytes() const noexcept { return mik_component_bytes(handle_.get()); }
+
+std::string_view label(Failure failure) noexcept {
+  switch (failure) {
+    case Failure::kTrap:
+      return "trap";
+    case Failure::kNoResponse:
+      return "no_response";
+    case Failure::kGuestError:
+      return "guest_error";
+    case Failure::kBody:
+      return "body";
+    case Failure::kCpu:
+      return "cpu";
+    case Failure::kMemory:
+      return "memory";
+    case Failure::kBusy:
+      return "busy";
+    case Failure::kInternal:
+      return "internal";
+  }
+  return "internal";
+}
+
+}  // namespace mik::engine

@@ -1,0 +1,10 @@
+// Whether memories may be reset by PAGEMAP_SCAN (docs/adr/0006). Thread-safe.
+#pragma once
+
+namespace mik::engine {
+
+// The kernel has PAGEMAP_SCAN, and this binary's scans also see pages that are swapped out or being migrated: linked
+// with --wrap=ioctl, so that scan requests of the engine go through pagemap_scan.cpp.
+bool pagemap_scan_usable() noexcept;
+
+}  // namespace mik::engine

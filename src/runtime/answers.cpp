@@ -1,0 +1,158 @@
+#include "runtime/answers.hpp"
+
+#include <array>
+#include <charconv>
+#include <ctime>
+
+#include <fmt/format.h>
+
+#include "http/message.hpp"
+#include "telemetry/log.hpp"
+
+namespace mik::runtime {
+
+namespace {
+
+void append_number(std::string& out, std::uint64_t value) {
+  std::array<char, 24> text;
+  const auto [end, error] = std::to_chars(text.data(), text.data() + text.size(), value);
+  out.append(text.data(), end);
+}
+
+void member(std::string& out, std::string_view name, std::uint64_t value) {
+  out += ",\n  \"";
+  out += name;
+  out += "\": ";
+  append_number(out, value);
+}
+
+void family(std::string& out, std::string_view name, std::string_view type, std::string_view help) {
+  fmt::format_to(std::back_inserter(out), "# HELP {} {}\n# TYPE {} {}\n", name, help, name, type);
+}
+
+void sample(std::string& out, std::string_view name, std::string_view type, std::string_view help,
+            std::uint64_t value) {
+  family(out, name, type, help);
+  fmt::format_to(std::back_inserter(out), "{} {}\n", name, value);
+}
+
+constexpr std::array<std::string_view, shared::kGuestFailures> kFailureNames = {
+    "trap",   "no_response", "error_code", "deadline", "cpu_budget",
+    "memory", "overload",    "aborted",    "other"};
+
+void write_histogram(std::string& out, const shared::Totals& totals) {
+  constexpr std::string_view kName = "mik_http_request_duration_seconds";
+  family(out, kName, "histogram", "Time from a request's head to the end of its response.");
+  std::uint64_t cumulative = 0;
+  for (std::size_t i = 0; i < shared::kLatencyBoundsUs.size(); ++i) {
+    cumulative += totals.latency[i];
+    fmt::format_to(std::back_inserter(out), "{}_bucket{{le=\"{}\"}} {}\n", kName,
+                   static_cast<double>(shared::kLatencyBoundsUs[i]) / 1e6, cumulative);
+  }
+  cumulative += totals.latency.back();
+  fmt::format_to(std::back_inserter(out), "{}_bucket{{le=\"+Inf\"}} {}\n{}_sum {}\n{}_count {}\n", kName,
+                 cumulative, kName, static_cast<double>(totals.latency_sum_us) / 1e6, kName, cumulative);
+}
+
+void write_reference_metrics(std::string& out, const MetricsView& view) {
+  const HealthView& health = view.health;
+  sample(out, "mik_requests_total", "counter", "Requests received, built-in endpoints included.",
+         view.totals->requests);
+  sample(out, "mik_cache_entries", "gauge", "Modules that are loaded.", health.cache_size);
+  sample(out, "mik_cache_bytes", "gauge", "Bytes of the loaded modules' artefacts.", health.cache_bytes);
+  sample(out, "mik_cache_capacity_bytes", "gauge", "Limit of mik_cache_bytes.", health.cache_max_bytes);
+  sample(out, "mik_max_concurrent_requests", "gauge", "Configured limit of requests in flight.",
+         view.max_concurrent_requests);
+  sample(out, "mik_memory_bytes", "gauge", "Resident memory of all workers.", health.resident_bytes);
+}
+
+}  // namespace
+
+void write_problem(std::string& out, int status, std::string_view detail) {
+  out = R"({"type":"about:blank","title":")";
+  out += http::reason_phrase(status);
+  out += R"(","status":)";
+  append_number(out, static_cast<std::uint64_t>(status));
+  out += R"(,"detail":")";
+  telemetry::append_json_escaped(out, detail);
+  out += R"(","error":")";
+  telemetry::append_json_escaped(out, detail);
+  out += R"("})";
+}
+
+void append_rfc3339(std::string& out) {
+  timespec now{};
+  ::clock_gettime(CLOCK_REALTIME, &now);
+  tm utc{};
+  ::gmtime_r(&now.tv_sec, &utc);
+  std::array<char, 32> text;
+  out.append(text.data(), std::strftime(text.data(), text.size(), "%Y-%m-%dT%H:%M:%S.", &utc));
+  for (long divisor = 100'000'000; divisor >= 1000; divisor /= 10) {
+    out += static_cast<char>('0' + now.tv_nsec / divisor % 10);
+  }
+  out += "+00:00";
+}
+
+void write_health(std::string& out, const HealthView& view) {
+  out = "{\n  \"status\": \"";
+  out += view.status;
+  out += "\",\n  \"timestamp\": \"";
+  append_rfc3339(out);
+  out += '"';
+  member(out, "cache_size", view.cache_size);
+  member(out, "cache_capacity", view.cache_capacity);
+  member(out, "cache_bytes", view.cache_bytes);
+  member(out, "cache_max_bytes", view.cache_max_bytes);
+  member(out, "total_requests", view.total_requests);
+  member(out, "workers", view.workers);
+  member(out, "workers_ready", view.workers_ready);
+  out += ",\n  \"memory\": {\n    \"allocated_bytes\": ";
+  append_number(out, view.resident_bytes);
+  out += ",\n    \"limit_per_request_bytes\": ";
+  append_number(out, view.memory_limit_per_request);
+  out += "\n  }";
+  if (view.verbose) {
+    out += ",\n  \"loaded_modules\": [";
+    if (!view.loaded_module.empty()) {
+      out += '"';
+      telemetry::append_json_escaped(out, view.loaded_module);
+      out += '"';
+    }
+    out += ']';
+  }
+  out += "\n}\n";
+}
+
+void write_metrics(std::string& out, const MetricsView& view) {
+  const shared::Totals& totals = *view.totals;
+  out.clear();
+  family(out, "mik_http_requests_total", "counter", "Responses sent, by class of status.");
+  for (std::size_t i = 0; i < totals.status.size(); ++i) {
+    fmt::format_to(std::back_inserter(out), "mik_http_requests_total{{status=\"{}xx\"}} {}\n", i + 1,
+                   totals.status[i]);
+  }
+  write_histogram(out, totals);
+  family(out, "mik_guest_failures_total", "counter", "Requests that the host answered or cut for a guest.");
+  for (std::size_t i = 0; i < kFailureNames.size(); ++i) {
+    fmt::format_to(std::back_inserter(out), "mik_guest_failures_total{{reason=\"{}\"}} {}\n", kFailureNames[i],
+                   totals.failures[i]);
+  }
+  sample(out, "mik_guest_requests_total", "counter", "Requests that went to a guest.", totals.guest_requests);
+  sample(out, "mik_client_gone_total", "counter", "Requests whose client left before the end.",
+         totals.client_gone);
+  sample(out, "mik_active_requests", "gauge", "Requests to guests in flight.", totals.active_requests);
+  sample(out, "mik_active_connections", "gauge", "Open connections.", totals.connections);
+  sample(out, "mik_connections_accepted_total", "counter", "Connections accepted.", totals.accepted);
+  sample(out, "mik_connections_refused_total", "counter", "Connections over max_connections.", totals.refused);
+  sample(out, "mik_connections_handed_over_total", "counter", "Connections passed to a lighter worker.",
+         totals.handed_out);
+  sample(out, "mik_accept_errors_total", "counter", "Failed accept calls.", totals.accept_errors);
+  sample(out, "mik_http_request_body_bytes_total", "counter", "Request content received.", totals.bytes_in);
+  sample(out, "mik_http_response_body_bytes_total", "counter", "Response content sent.", totals.bytes_out);
+  sample(out, "mik_workers", "gauge", "Worker processes that should run.", totals.workers);
+  sample(out, "mik_workers_ready", "gauge", "Worker processes that serve.", totals.workers_ready);
+  sample(out, "mik_worker_restarts_total", "counter", "Workers started again after they died.", totals.restarts);
+  write_reference_metrics(out, view);
+}
+
+}  // namespace mik::runtime

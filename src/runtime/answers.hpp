@@ -1,0 +1,49 @@
+// Texts that the host itself answers with: problem documents, /health, /metrics. Pure functions of what they are given.
+// Thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "base/time.hpp"
+#include "shared/segment.hpp"
+
+namespace mik::runtime {
+
+inline constexpr std::string_view kProblemType = "application/problem+json";
+inline constexpr std::string_view kMetricsType = "text/plain; version=0.0.4; charset=utf-8";
+
+// RFC 9457, with the reference's `error` and `status` members:
+// {"type":"about:blank","title":"Not Found","status":404,"detail":"...","error":"..."}. Replaces `out`.
+void write_problem(std::string& out, int status, std::string_view detail);
+
+struct HealthView {
+  std::string_view status;  // ready, starting, draining
+  std::uint64_t cache_size = 0;
+  std::uint64_t cache_capacity = 0;
+  std::uint64_t cache_bytes = 0;
+  std::uint64_t cache_max_bytes = 0;
+  std::uint64_t total_requests = 0;
+  std::uint64_t resident_bytes = 0;  // of all workers
+  std::uint64_t memory_limit_per_request = 0;
+  std::uint64_t workers = 0;
+  std::uint64_t workers_ready = 0;
+  std::string_view loaded_module;  // verbose: named when loaded
+  bool verbose = false;
+};
+// The guide's document (g16) and the reference's members. Replaces `out`.
+void write_health(std::string& out, const HealthView& view);
+
+struct MetricsView {
+  const shared::Totals* totals = nullptr;
+  HealthView health;
+  std::uint64_t max_concurrent_requests = 0;
+};
+// Prometheus text exposition format 0.0.4. Replaces `out`.
+void write_metrics(std::string& out, const MetricsView& view);
+
+// "2026-11-25T13:00:00.123456+00:00"
+void append_rfc3339(std::string& out);
+
+}  // namespace mik::runtime

@@ -1,0 +1,52 @@
+// What the parts of one worker share: references to what the worker owns, and the component that it serves.
+// Confined to the loop thread.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "config/settings.hpp"
+#include "engine/engine.hpp"
+#include "http/message.hpp"
+#include "net/loop.hpp"
+#include "runtime/scheduler.hpp"
+#include "shared/segment.hpp"
+#include "telemetry/log.hpp"
+#include "telemetry/trace_context.hpp"
+
+namespace mik::runtime {
+
+class GuestExchange;
+
+// Makes the outgoing requests that guests begin.
+class Outbound {
+ public:
+  virtual ~Outbound() = default;
+  virtual void begin(engine::OutboundId id, const GuestExchange& guest) = 0;
+};
+
+struct Context {
+  const config::Settings& settings;
+  net::Loop& loop;
+  shared::Segment& segment;
+  std::size_t slot;
+  telemetry::Log& log;
+  telemetry::Random random;
+
+  // Set once, before the first request.
+  engine::Guests* guests = nullptr;
+  Scheduler* scheduler = nullptr;
+  Outbound* outbound = nullptr;
+  // Null until the component is compiled and loaded.
+  const engine::Component* component = nullptr;
+
+  // Scratch for texts and field lists that live for one call.
+  std::string text;
+  std::vector<http::Field> fields;
+
+  shared::Counters& counters() { return segment.row(slot).counters; }
+};
+
+}  // namespace mik::runtime

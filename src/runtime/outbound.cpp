@@ -1,0 +1,156 @@
+#include "runtime/outbound.hpp"
+
+#include <algorithm>
+#include <vector>
+
+#include "runtime/guest_exchange.hpp"
+
+namespace mik::runtime {
+
+class OutboundExchanges::One final : public http::ClientExchangeHandler {
+ public:
+  One(OutboundExchanges& owner, engine::OutboundId id) : owner_(owner), id_(id) {}
+
+  engine::OutboundId id() const noexcept { return id_; }
+  void started(http::ClientExchange* exchange) noexcept { exchange_ = exchange; }
+
+  void on_events(const engine::OutboundEvents& events) {
+    if (events.dropped()) {
+      cancel();
+      owner_.end(*this);
+      return;
+    }
+    body_ended_ = body_ended_ || events.body_end();
+    body_failed_ = body_failed_ || events.body_fail();
+    if (exchange_ != nullptr && (events.body() || events.body_end() || events.body_fail())) {
+      exchange_->pump();
+    }
+    if (exchange_ != nullptr && events.read() && paused_) {
+      paused_ = false;
+      exchange_->resume();
+    }
+  }
+
+  void cancel() {
+    if (exchange_ != nullptr) {
+      exchange_->cancel();
+      exchange_ = nullptr;
+    }
+  }
+
+  std::size_t peek(std::span<iovec> pieces) override { return guests().outbound_peek(id_, pieces); }
+  void consume(std::size_t bytes) override { guests().outbound_consume(id_, bytes); }
+  http::SourceState source_state() override {
+    if (body_failed_) {
+      return http::SourceState::kCut;
+    }
+    return body_ended_ ? http::SourceState::kEnd : http::SourceState::kOpen;
+  }
+
+  void on_head(int status, std::span<const http::Field> fields) override {
+    guests().outbound_respond(id_, status, fields);
+  }
+  http::Flow on_body(std::string_view bytes) override {
+    if (guests().outbound_push(id_, bytes) != engine::Push::kFull) {
+      return http::Flow::kGoOn;
+    }
+    paused_ = true;
+    return http::Flow::kPause;
+  }
+  // The engine keeps the exchange until the guest has read it; its DROPPED event ends us.
+  void on_end(std::span<const http::Field> trailers) override {
+    exchange_ = nullptr;
+    guests().outbound_end(id_, trailers);
+  }
+  void on_error(http::ClientError error, std::string_view detail) override {
+    exchange_ = nullptr;
+    owner_.context_.log.line(telemetry::Level::kWarn, "Outgoing request failed")
+        .str("error", http::label(error))
+        .str("detail", detail);
+    guests().outbound_fail(id_, static_cast<int>(error));
+  }
+
+ private:
+  engine::Guests& guests() { return *owner_.context_.guests; }
+
+  OutboundExchanges& owner_;
+  engine::OutboundId id_;
+  http::ClientExchange* exchange_ = nullptr;  // null before the start and after the end
+  bool body_ended_ = false;
+  bool body_failed_ = false;
+  bool paused_ = false;
+};
+
+OutboundExchanges::OutboundExchanges(Context& context, http::Client& client)
+    : context_(context), client_(client) {}
+
+OutboundExchanges::~OutboundExchanges() {
+  for (One* one : active_) {
+    one->cancel();
+    delete one;
+  }
+}
+
+void OutboundExchanges::end(One& one) {
+  context_.guests->outbound_release(one.id());
+  active_.erase(&one);
+  delete &one;
+}
+
+namespace {
+
+base::Duration timeout_of(base::Duration guest) noexcept {
+  return guest == base::Duration::max() ? base::Duration::zero() : guest;  // zero: the client's default
+}
+
+}  // namespace
+
+void OutboundExchanges::begin(engine::OutboundId id, const GuestExchange& guest) {
+  const engine::OutboundHead head = context_.guests->outbound_head(id);
+  std::vector<http::Field> fields;
+  fields.reserve(head.fields.size() + 1);
+  bool traced = false;
+  for (const engine::Field& field : head.fields) {
+    traced = traced || field.name == "traceparent";
+    fields.push_back({field.name, field.value});
+  }
+  const auto traceparent = telemetry::format_traceparent(guest.trace());
+  if (!traced) {
+    fields.push_back({"traceparent", telemetry::view(traceparent)});
+  }
+  http::ClientRequest request;
+  request.method = head.method;
+  request.scheme = head.scheme;
+  request.authority = head.authority;
+  request.path_query = head.path_query;
+  request.fields = fields;
+  if (head.has_body) {
+    request.body = head.has_content_length ? http::RequestBody::kLength : http::RequestBody::kStream;
+    request.content_length = head.has_content_length ? head.content_length : 0;
+  }
+  request.connect_timeout = timeout_of(head.connect_timeout);
+  request.first_byte_timeout = timeout_of(head.first_byte_timeout);
+  request.between_bytes_timeout = timeout_of(head.between_bytes_timeout);
+  request.deadline = guest.deadline();
+  if (const http::ClientError error = client_.check(request); error != http::ClientError::kNone) {
+    context_.log.line(telemetry::Level::kWarn, "Outgoing request refused")
+        .str("request_id", guest.request_id())
+        .str("host", head.authority)
+        .str("error", http::label(error));
+    context_.guests->refuse(id, static_cast<int>(error));
+    return;
+  }
+  auto* one = new One(*this, id);
+  active_.insert(one);
+  context_.guests->accept(id, reinterpret_cast<std::uint64_t>(one));
+  one->started(client_.start(request, *one));
+}
+
+void OutboundExchanges::on_outbound(const engine::OutboundEvents& events) {
+  auto* one = reinterpret_cast<One*>(events.user);
+  if (active_.contains(one)) {
+    one->on_events(events);
+  }
+}
+
+}  // namespace mik::runtime

@@ -1,0 +1,356 @@
+#include "runtime/worker.hpp"
+
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "engine/engine.hpp"
+#include "http/allow_list.hpp"
+#include "http/client.hpp"
+#include "http/server.hpp"
+#include "net/loop.hpp"
+#include "net/offload.hpp"
+#include "runtime/acceptor.hpp"
+#include "runtime/artefact_store.hpp"
+#include "runtime/compile_child.hpp"
+#include "runtime/context.hpp"
+#include "runtime/guest_exchange.hpp"
+#include "runtime/outbound.hpp"
+#include "runtime/scheduler.hpp"
+#include "runtime/service.hpp"
+#include "shared/control.hpp"
+
+namespace mik::runtime {
+
+namespace {
+
+constexpr std::size_t kOffloadThreads = 4;
+constexpr std::size_t kOffloadQueue = 256;
+constexpr std::size_t kLogFlushBytes = 32 * 1024;
+constexpr int kStdout = 1;
+
+http::Limits limits_of(const config::Settings& settings) {
+  http::Limits limits;
+  limits.head_bytes_max = settings.max_header_bytes;
+  limits.body_bytes_max = settings.max_body_bytes;
+  limits.header_timeout = settings.header_timeout;
+  limits.idle_timeout = settings.idle_timeout;
+  limits.body_timeout = settings.body_timeout;
+  return limits;
+}
+
+// The guests' turn, and the log's.
+class WorkerTurn final : public net::TurnHook {
+ public:
+  WorkerTurn(Context& context, Scheduler& scheduler)
+      : context_(context),
+        scheduler_(scheduler),
+        flush_timer_(net::Timer::of<&WorkerTurn::flush>(this)) {}
+
+  bool on_turn(base::Time now) override {
+    const bool busy = scheduler_.on_turn(now);
+    if (context_.log.pending_bytes() > kLogFlushBytes) {
+      flush();
+    } else if (context_.log.pending_bytes() > 0 && !flush_timer_.armed()) {
+      context_.loop.wheel().arm(flush_timer_, now);
+    }
+    return busy;
+  }
+  base::Time next_deadline() override { return scheduler_.next_deadline(); }
+
+ private:
+  void flush() { context_.log.flush(); }
+
+  Context& context_;
+  Scheduler& scheduler_;
+  net::Timer flush_timer_;
+};
+
+// What came up in the engine.
+class GuestObserver final : public engine::Guests::Observer {
+ public:
+  explicit GuestObserver(net::Loop& loop) : loop_(loop) {}
+  void on_wake() noexcept override { loop_.wake(); }
+  void on_output(std::uint64_t user, int stream, std::string_view line) noexcept override {
+    auto* task = reinterpret_cast<GuestTask*>(user);
+    static_cast<GuestExchange*>(task)->on_guest_output(stream, line);
+  }
+
+ private:
+  net::Loop& loop_;
+};
+
+// Built bottom up, destroyed in reverse.
+class Worker final : public http::ConnectionObserver, public AcceptorEvents, public net::IoHandler {
+ public:
+  Worker(shared::WorkerBoot boot, config::Settings settings, shared::Segment segment,
+         std::unique_ptr<net::Loop> loop);
+  ~Worker() override;
+
+  base::Result<void> start();
+  void report_fatal(const base::Error& error);
+  void run() { loop_->run(); }
+
+  // http::ConnectionObserver
+  void on_connections(std::size_t open) override { segment_.set_connections(slot_, open); }
+  // AcceptorEvents
+  void on_socket(base::Fd socket) override { server_->adopt(std::move(socket)); }
+  void on_accept_error(const base::Error& error) override {
+    log_.line(telemetry::Level::kWarn, "Cannot accept connections").str("error", error.to_string());
+  }
+  // net::IoHandler: the control channel.
+  void on_io(std::uint32_t events) override;
+
+ private:
+  base::Result<void> start_engine();
+  base::Result<void> start_services();
+  base::Result<void> load_component();
+  base::Result<void> become_ready();
+  void on_message(const shared::Message& message);
+  void on_artefact(const base::Result<void>& outcome);
+  void drain(base::Time deadline);
+  void on_drain_deadline();
+
+  shared::WorkerBoot boot_;
+  const std::size_t slot_;
+  const config::Settings settings_;
+  shared::Segment segment_;
+  shared::Channel control_;
+  std::unique_ptr<net::Loop> loop_;
+  telemetry::Log log_;
+  Context context_;
+  GuestObserver guest_observer_;
+  std::optional<engine::Engine> engine_;
+  std::optional<ArtefactStore> store_;
+  std::optional<engine::Component> component_;
+  std::optional<engine::Ticker> ticker_;
+  std::unique_ptr<engine::Guests> guests_;
+  http::AllowList allowed_;
+  std::optional<net::Offload> offload_;
+  std::optional<http::Client> client_;
+  std::optional<OutboundExchanges> outbound_;
+  std::optional<Scheduler> scheduler_;
+  std::optional<WorkerTurn> turn_;
+  std::optional<GuestExchangePool> pool_;
+  std::optional<Service> service_;
+  std::optional<http::Server> server_;
+  std::optional<Acceptor> acceptor_;
+  net::Timer drain_timer_;
+  bool draining_ = false;
+};
+
+Worker::Worker(shared::WorkerBoot boot, config::Settings settings, shared::Segment segment,
+               std::unique_ptr<net::Loop> loop)
+    : boot_(std::move(boot)),
+      slot_(boot_.slot),
+      settings_(std::move(settings)),
+      segment_(std::move(segment)),
+      control_(std::move(boot_.control)),
+      loop_(std::move(loop)),
+      log_(kStdout, settings_.log_level, settings_.log_format),
+      context_{settings_, *loop_, segment_, slot_, log_, {}, nullptr, nullptr, nullptr, nullptr, {}, {}},
+      guest_observer_(*loop_),
+      drain_timer_(net::Timer::of<&Worker::on_drain_deadline>(this)) {}
+
+Worker::~Worker() {
+  loop_->set_hook(nullptr);
+  if (server_.has_value()) {
+    server_->close_all();
+  }
+  if (control_.open()) {
+    loop_->unwatch(control_.fd());
+  }
+}
+
+base::Result<void> Worker::start() {
+  MIK_TRY(loop_->watch_level(control_.fd(), EPOLLIN, *this));
+  MIK_TRY(start_engine());
+  MIK_TRY(start_services());
+  MIK_TRY(acceptor_->start());
+  if (auto loaded = load_component(); !loaded.has_value()) {
+    const base::ErrorCode code = loaded.error().code();
+    if (code != base::ErrorCode::kNotFound && code != base::ErrorCode::kUntrusted &&
+        code != base::ErrorCode::kArtefact) {
+      return loaded;
+    }
+    if (code == base::ErrorCode::kUntrusted) {
+      log_.line(telemetry::Level::kWarn, "Artefact refused; compiling again")
+          .str("error", loaded.error().to_string());
+    }
+    segment_.set_module(slot_, shared::ModuleState::kCompiling);
+    return control_.send(shared::NeedArtefact{settings_.component_path});
+  }
+  return become_ready();
+}
+
+base::Result<void> Worker::start_engine() {
+  MIK_TRY_ASSIGN(auto store, ArtefactStore::open(settings_.state_dir));
+  store_.emplace(std::move(store));
+  engine::EngineOptions options = engine_options(settings_, false);
+  auto engine = engine::Engine::create(options);
+  while (!engine.has_value() && engine.error().code() == base::ErrorCode::kSystem &&
+         options.instances_max > 16) {
+    // Too little address space for the pool: a smaller one serves fewer requests at once, and that is all.
+    options.instances_max /= 2;
+    engine = engine::Engine::create(options);
+    if (engine.has_value()) {
+      log_.line(telemetry::Level::kWarn, "Address space is short: fewer guests at once")
+          .num("instances_max", options.instances_max);
+    }
+  }
+  if (!engine.has_value()) {
+    return std::move(engine).error();
+  }
+  engine_.emplace(std::move(*engine));
+  ticker_.emplace(*engine_);
+  MIK_TRY_ASSIGN(guests_, engine::Guests::create(*engine_, guest_observer_));
+  return {};
+}
+
+base::Result<void> Worker::start_services() {
+  MIK_TRY_ASSIGN(allowed_, http::AllowList::compile(settings_.http_allowed));
+  offload_.emplace(*loop_, kOffloadThreads, kOffloadQueue);
+  http::ClientOptions client_options;
+  client_options.ca_file = settings_.http_ca_file;
+  client_.emplace(*loop_, *offload_, client_options, allowed_);
+  outbound_.emplace(context_, *client_);
+  scheduler_.emplace(*guests_, *ticker_, *outbound_);
+  context_.guests = guests_.get();
+  context_.scheduler = &*scheduler_;
+  context_.outbound = &*outbound_;
+  turn_.emplace(context_, *scheduler_);
+  loop_->set_hook(&*turn_);
+  pool_.emplace(context_);
+  service_.emplace(context_, *pool_);
+  server_.emplace(*loop_, *service_, limits_of(settings_), *this);
+  Acceptor::Config config;
+  config.slot = slot_;
+  config.max_connections = settings_.max_connections;
+  acceptor_.emplace(*loop_, segment_, config, std::move(boot_.listeners), std::move(boot_.inbox),
+                    std::move(boot_.peers), *this);
+  return {};
+}
+
+base::Result<void> Worker::load_component() {
+  MIK_TRY_ASSIGN(const std::string wasm, read_component(settings_.component_path));
+  MIK_TRY_ASSIGN(const ArtefactStore::Name name, store_->name_of(wasm, engine_->artefact_key()));
+  MIK_TRY_ASSIGN(const base::Fd artefact, store_->open_verified(name));
+  engine::ComponentOptions options;
+  options.memory_bytes_max = settings_.memory_limit_bytes;
+  options.reuse_max = settings_.reuse;
+  options.env = settings_.env;
+  MIK_TRY_ASSIGN(auto component, engine::Component::load(*engine_, artefact.get(), options));
+  component_.emplace(std::move(component));
+  return {};
+}
+
+base::Result<void> Worker::become_ready() {
+  context_.component = &*component_;
+  segment_.set_module(slot_, shared::ModuleState::kReady);
+  segment_.set_state(slot_, shared::WorkerState::kReady);
+  pool_->component_ready();
+  return control_.send(shared::Ready{});
+}
+
+void Worker::report_fatal(const base::Error& error) {
+  log_.line(telemetry::Level::kError, "Worker cannot start").str("error", error.to_string());
+  segment_.set_module(slot_, shared::ModuleState::kFailed, error.to_string());
+  static_cast<void>(control_.send(shared::to_fatal(error)));
+}
+
+void Worker::on_io(std::uint32_t /*events*/) {
+  while (control_.open()) {
+    const auto received = control_.receive();
+    if (!received.has_value()) {
+      log_.line(telemetry::Level::kError, "Bad control message").str("error", received.error().to_string());
+      return;
+    }
+    if (std::holds_alternative<shared::NothingYet>(*received)) {
+      return;
+    }
+    if (std::holds_alternative<shared::EndOfFile>(*received)) {
+      // The supervisor is dead: nobody will order the drain, so this is it.
+      loop_->unwatch(control_.fd());
+      control_.close();
+      shared::restore_family_signals();
+      drain(loop_->now() + settings_.shutdown_timeout);
+      return;
+    }
+    on_message(std::get<shared::Message>(*received));
+  }
+}
+
+void Worker::on_message(const shared::Message& message) {
+  if (std::holds_alternative<shared::ArtefactReady>(message)) {
+    if (context_.component == nullptr) {
+      on_artefact(load_component());
+    }
+  } else if (const auto* failed = std::get_if<shared::ArtefactFailed>(&message)) {
+    if (context_.component == nullptr) {
+      on_artefact(shared::to_error(*failed));
+    }
+  } else if (const auto* order = std::get_if<shared::Drain>(&message)) {
+    drain(base::from_ns(order->deadline_ns));
+  }
+}
+
+void Worker::on_artefact(const base::Result<void>& outcome) {
+  if (outcome.has_value()) {
+    if (const auto ready = become_ready(); !ready.has_value()) {
+      log_.line(telemetry::Level::kError, "Cannot reach the supervisor").str("error", ready.error().to_string());
+    }
+    return;
+  }
+  service_->component_failed();
+  pool_->component_failed();
+  report_fatal(outcome.error());
+}
+
+void Worker::drain(base::Time deadline) {
+  if (std::exchange(draining_, true)) {
+    return;
+  }
+  acceptor_->stop();
+  client_->drain();
+  loop_->wheel().arm(drain_timer_, deadline);
+  server_->drain([this] { loop_->stop(); });
+}
+
+void Worker::on_drain_deadline() {
+  log_.line(telemetry::Level::kWarn, "Drain ran out of time")
+      .num("requests", static_cast<std::int64_t>(server_->exchanges()))
+      .num("connections", static_cast<std::int64_t>(server_->connections()));
+  server_->close_all();
+  loop_->stop();
+}
+
+}  // namespace
+
+int run_worker(shared::WorkerBoot boot) {
+  auto prepared = [&]() -> base::Result<std::unique_ptr<Worker>> {
+    MIK_TRY_ASSIGN(const std::string block, shared::read_block(boot.settings.get()));
+    MIK_TRY_ASSIGN(config::Settings settings, config::deserialize(block));
+    MIK_TRY_ASSIGN(shared::Segment segment, shared::Segment::attach(boot.segment.get()));
+    MIK_TRY_ASSIGN(auto loop, net::Loop::create());
+    return std::make_unique<Worker>(std::move(boot), std::move(settings), std::move(segment), std::move(loop));
+  }();
+  if (!prepared.has_value()) {
+    shared::Channel control(std::move(boot.control));
+    static_cast<void>(control.send(shared::to_fatal(prepared.error())));
+    return 1;
+  }
+  Worker& worker = **prepared;
+  if (const auto started = worker.start(); !started.has_value()) {
+    worker.report_fatal(started.error());
+    return 1;
+  }
+  worker.run();
+  return 0;
+}
+
+}  // namespace mik::runtime

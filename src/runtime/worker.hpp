@@ -1,0 +1,11 @@
+// A worker process: one loop, one engine, its share of the connections. Everything below is confined to its main thread.
+#pragma once
+
+#include "shared/boot.hpp"
+
+namespace mik::runtime {
+
+// The whole life of a worker; its exit code. 0 after a drain.
+int run_worker(shared::WorkerBoot boot);
+
+}  // namespace mik::runtime
