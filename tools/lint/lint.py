@@ -22,6 +22,7 @@ class Tree:
 
     def __init__(self, files):
         self.files = files
+        self.tests = None  # see test_files
 
     @staticmethod
     def of_folder(root):
@@ -60,8 +61,30 @@ def blank_comments_and_strings(text):
     return pattern.sub(lambda m: re.sub(r"[^\n]", " ", m.group(0)), text)
 
 
-def is_test(path):
-    return path.startswith("tests/") or path.endswith(("_test.cpp", "_bench.cpp", "_fuzz.cpp"))
+INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*([<"])([^>"]+)[>"]', re.M)
+
+
+def test_files(tree):
+    """Tests and what serves them alone: sources among TESTS, headers that only tests include, and their sources."""
+    if tree.tests is not None:
+        return tree.tests
+    tests = {p for p in tree.files if p.startswith("tests/") or p.endswith(("_test.cpp", "_bench.cpp", "_fuzz.cpp"))}
+    for path, text in tree.text("CMakeLists.txt", under=["src"]):
+        tests |= {f"{PurePosixPath(path).parent}/{name}" for call in library_lists(text) for name in call["TESTS"]}
+    users = {}
+    for path, text in tree.text(".cpp", ".hpp"):
+        for match in INCLUDE.finditer(text):
+            header = "src/" + match.group(2)
+            if header in tree.files and header != path.removesuffix(".cpp") + ".hpp":
+                users.setdefault(header, set()).add(path)
+    before = None
+    while before != len(tests):
+        before = len(tests)
+        for header, who in users.items():
+            if who <= tests:
+                tests |= {header, header.removesuffix(".hpp") + ".cpp"}
+    tree.tests = tests
+    return tests
 
 
 def allowed(lines, number, name):
@@ -73,7 +96,6 @@ def allowed(lines, number, name):
 # --- layers ---------------------------------------------------------------------------------------------------------
 
 SYSTEM_FOLDERS = {"sys", "linux", "netinet", "arpa", "net", "asm", "bits", "experimental", "sanitizer"}
-INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*([<"])([^>"]+)[>"]', re.M)
 
 
 def layers(tree, layout=None):
@@ -91,18 +113,19 @@ def layers(tree, layout=None):
             continue
         for match in INCLUDE.finditer(text):
             line = text.count("\n", 0, match.start()) + 1
-            problem = include_problem(path, folder, match.group(1), match.group(2), row_of, drawn, layout)
+            problem = include_problem(path in test_files(tree), folder, match, row_of, drawn, layout)
             if problem:
                 yield f"{path}:{line}: {problem}"
 
 
-def include_problem(path, folder, quote, header, row_of, drawn, layout):
+def include_problem(in_test, folder, include, row_of, drawn, layout):
+    quote, header = include.groups()
     first = header.split("/")[0]
     name = PurePosixPath(header).name
     outside = layout.get("headers", {}) | layout.get("test_headers", {})
     key = name if name in outside and "/" not in name else first
     if key in outside:
-        if key in layout.get("test_headers", {}) and not is_test(path):
+        if key in layout.get("test_headers", {}) and not in_test:
             return f"{header} is for tests only"
         if "*" not in outside[key] and folder not in outside[key]:
             return f"{header} stops at {', '.join(outside[key])} (tools/lint/layers.toml)"
@@ -182,7 +205,7 @@ def built(tree):
                    w.endswith("}/" + path) for w in cmake_words(cmake)):
                 listed = True
                 break
-        if not listed and path.endswith(".hpp") and not path.startswith("src/"):
+        if not listed and path.endswith(".hpp") and path in test_files(tree):
             listed = any(re.search(r'include "[^"]*' + re.escape(PurePosixPath(path).name) + '"', t)
                          for _, t in tree.text(".cpp", ".hpp"))
         if not listed and any(path in cmake for p, cmake in tree.text(".cmake")):
@@ -197,7 +220,7 @@ def built(tree):
             continue
         for other, _ in tree.text(".hpp", under=[str(folder)]):
             relative = PurePosixPath(other).relative_to(folder).as_posix()
-            if relative not in headers and not relative.endswith(("_test.hpp", "_fuzz.hpp")):
+            if relative not in headers and other not in test_files(tree):
                 yield f"{other}:1: not among HEADERS of {path}, so nothing compiles it alone"
     yield from built_folders(tree)
     yield from built_rust(tree)
@@ -245,7 +268,7 @@ def bans(tree, table=None):
     for ban in table:
         pattern = re.compile(ban["pattern"])
         for path, text in tree.text(".hpp", ".cpp", under=["src", "tests"]):
-            if is_test(path) and not ban.get("tests", False):
+            if path in test_files(tree) and not ban.get("tests", False):
                 continue
             if any(path == e or path.startswith(e + "/") for e in ban.get("except", [])):
                 continue
@@ -298,7 +321,7 @@ def long_functions(tree):
         lines = blank_comments_and_strings(text).split("\n")
         for i, line in enumerate(lines):
             match = start.match(line.rstrip())
-            if not match or "(" not in "".join(lines[max(0, i - 4):i + 1]):
+            if not match or line.rstrip().endswith(("= {", "({")) or "(" not in "".join(lines[max(0, i - 4):i + 1]):
                 continue
             if re.match(r"\s*(namespace|class|struct|enum|union|extern)\b", line):
                 continue

@@ -60,6 +60,14 @@ class Layers(unittest.TestCase):
         self.assertEqual(self.one("src/net/a_test.cpp", "<gtest/gtest.h>"), [])
         self.assertIn("tests only", self.one("src/net/a.cpp", "<gtest/gtest.h>")[0])
 
+    def test_knows_what_serves_tests_alone(self):
+        rig = {"src/net/rig.hpp": "#include <gtest/gtest.h>", "src/net/rig.cpp": '#include "net/rig.hpp"',
+               "src/net/a_test.cpp": '#include "net/rig.hpp"', "src/net/main.cpp": "#include <gtest/gtest.h>",
+               "src/net/CMakeLists.txt": "mik_library(net TESTS a_test.cpp main.cpp)"}
+        self.assertEqual(problems(lint.layers, rig, LAYOUT), [])
+        user = {"src/net/a.cpp": '#include "net/rig.hpp"'}
+        self.assertIn("src/net/rig.hpp:1: gtest", problems(lint.layers, rig | user, LAYOUT)[0])
+
     def test_wants_paths_from_the_src_root(self):
         self.assertIn("src root", self.one("src/net/a.cpp", '"loop.hpp"')[0])
         self.assertIn("src root", self.one("src/net/a.cpp", '"../net/loop.hpp"')[0])
