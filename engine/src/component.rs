@@ -11,6 +11,9 @@ use wasmtime::component::{ComponentExportIndex, InstancePre};
 /// The version of what is done to a component's bytes between reading and compiling; 0: nothing. Part of the key.
 pub const TRANSFORM_VERSION: u32 = 0;
 
+/// Wasmtime says initial sizes in pages.
+const PAGE: u64 = 64 << 10;
+
 pub struct Limits {
     pub memory_bytes_max: u64,
     pub table_elements_max: u32,
@@ -90,7 +93,7 @@ fn find_handle(component: &wasmtime::component::Component) -> Result<ComponentEx
 
 fn check_static_limits(component: &wasmtime::component::Component, limits: &Limits) -> Result<(), Fault> {
     let Some(needs) = component.resources_required() else { return Ok(()) };
-    let memory = needs.max_initial_memory_size.unwrap_or(0);
+    let memory = needs.max_initial_memory_size.unwrap_or(0).saturating_mul(PAGE);
     if memory > limits.memory_bytes_max {
         return Err(Fault::new(
             Code::StaticLimit,
