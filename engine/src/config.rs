@@ -52,6 +52,8 @@ fn pool(options: &EngineOptions, n: u32) -> PoolingAllocationConfig {
         .total_core_instances(n.saturating_mul(8))
         .total_memories(n.saturating_add(n / 2).max(2))
         .total_tables(n.saturating_mul(4))
+        .max_tables_per_module(16)
+        .max_memories_per_module(16)
         .total_stacks(n)
         .total_gc_heaps(n)
         .max_component_instance_size(10 << 20)
