@@ -61,7 +61,8 @@ bool drop_new_connections(int listener) noexcept {
 class Acceptor::Watch final : public net::IoHandler {
  public:
   enum class Kind : std::uint8_t { kListener, kInbox };
-  Watch(Acceptor& owner, Kind kind, base::Fd fd) : fd(std::move(fd)), owner_(owner), kind_(kind) {}
+  Watch(Acceptor& owner, Kind kind, base::Fd watched)
+      : fd(std::move(watched)), owner_(owner), kind_(kind) {}
 
   void on_io(std::uint32_t /*events*/) override {
     if (!fd.valid() || owner_.paused_) {

@@ -29,7 +29,8 @@ class FakeWorker;
 
 class Connection final : public net::IoHandler {
  public:
-  Connection(FakeWorker& worker, base::Fd socket) : socket(std::move(socket)), worker_(worker) {}
+  Connection(FakeWorker& worker, base::Fd accepted)
+      : socket(std::move(accepted)), worker_(worker) {}
   void on_io(std::uint32_t events) override;
 
   base::Fd socket;
@@ -48,8 +49,11 @@ class FakeWorker final : public runtime::AcceptorEvents, public net::IoHandler {
         settings_(std::move(settings)),
         slot_(boot.slot),
         control_(std::move(boot.control)),
-        acceptor_(*loop, segment_, {boot.slot, settings_.max_connections},
-                  std::move(boot.listeners), std::move(boot.inbox), std::move(boot.peers), *this) {}
+        acceptor_(
+            *loop, segment_, {boot.slot, settings_.max_connections}, std::move(boot.listeners),
+            std::move(boot.inbox),
+            settings_.component_path == "keep" ? std::vector<base::Fd>() : std::move(boot.peers),
+            *this) {}
 
   int run() {
     const std::string& mode = settings_.component_path;
