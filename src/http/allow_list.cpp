@@ -198,7 +198,9 @@ bool AllowList::allows_address(const sockaddr& address, std::string_view host,
                                std::uint16_t port) const {
   const Host parsed(host);
   const std::optional<IpAddress> reached = IpAddress::from_sockaddr(address);
-  if (!reached.has_value() || (!parsed.address.has_value() && !is_dns_name(parsed.name))) {
+  const bool fits = parsed.address.has_value() ? parsed.address == reached  // a literal leads to itself
+                                               : is_dns_name(parsed.name);
+  if (!reached.has_value() || !fits) {
     return false;
   }
   return allows(parsed, port, *reached);

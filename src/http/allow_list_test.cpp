@@ -223,6 +223,12 @@ TEST(AllowList, OpensPrivateRangesByPolicy) {
   EXPECT_TRUE(reaches(list({"localhost"}, PrivatePolicy::kDeny), "localhost", "127.0.0.1"));
 }
 
+TEST(AllowList, ALiteralLeadsOnlyToItself) {
+  EXPECT_TRUE(reaches(list({"*"}), "93.184.216.34", kPublic));
+  EXPECT_FALSE(reaches(list({"*"}), "93.184.216.35", kPublic));
+  EXPECT_FALSE(reaches(list({"*", "10.0.0.1"}), "93.184.216.34", "10.0.0.1"));
+}
+
 TEST(AllowList, RefusesAddressesThatAreNotIp) {
   sockaddr_un un{};
   un.sun_family = AF_UNIX;
