@@ -11,6 +11,7 @@
 #include "shared/boot.hpp"
 #include "supervisor/backoff.hpp"
 #include "supervisor/spawn.hpp"
+#include "supervisor/test_family.hpp"
 
 namespace mik::supervisor {
 namespace {
@@ -26,6 +27,7 @@ class CompilesTest : public testing::Test {
   std::vector<pid_t> children_;
 
   void make(CompileLimits limits = {}) {
+    limits.data_floor = kDataFloor;
     compiles_ = std::make_unique<Compiles>(
         *loop_, "/proc/self/exe", settings_.get(), limits,
         [this](const shared::Message& message) { answers_.push_back(message); });

@@ -97,7 +97,6 @@ TEST(Supervisor, AWorkerThatKeepsDyingIsStartedEverMoreRarely) {
     ASSERT_TRUE(family.await_ready(1)) << family.log();
     waits.push_back(base::Clock::now() - since);
   }
-  EXPECT_LT(waits[0], 100ms);
   EXPECT_GE(waits[1], 100ms);
   EXPECT_GE(waits[2], 200ms);
   EXPECT_GE(waits[3], 400ms);
@@ -305,13 +304,9 @@ TEST(Supervisor, PinsEachWorkerToACpuOfItsMask) {
 }
 
 TEST(Supervisor, CostsLittleMemory) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  GTEST_SKIP() << "the sanitizer's own memory";
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-  GTEST_SKIP() << "the sanitizer's own memory";
-#endif
-#endif
+  if (kSanitized) {
+    GTEST_SKIP() << "the sanitizer's own memory";
+  }
   TestFamily family(Plan{});
   ASSERT_TRUE(family.await_ready(2));
   const int kib = std::atoi(status_of(family.pid(), "VmRSS").c_str());
@@ -334,6 +329,9 @@ struct Failure {
 class CompileFailure : public testing::TestWithParam<Failure> {};
 
 TEST_P(CompileFailure, IsToldInWords) {
+  if (kSanitized && std::string_view(GetParam().mode) == "compile:memory") {
+    GTEST_SKIP() << "the sanitizer cannot start under a limit on memory";
+  }
   TestFamily family(Plan{.mode = GetParam().mode,
                          .workers = 1,
                          .compile_cpu_s = 1,

@@ -17,6 +17,20 @@
 
 namespace mik::supervisor {
 
+// A sanitizer maps terabytes of shadow memory, which a limit on memory forbids.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr bool kSanitized = true;
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+inline constexpr bool kSanitized = true;
+#else
+inline constexpr bool kSanitized = false;
+#endif
+#else
+inline constexpr bool kSanitized = false;
+#endif
+inline constexpr std::uint64_t kDataFloor = kSanitized ? 1ull << 60 : 1ull << 30;
+
 inline constexpr base::Duration kPatience = std::chrono::seconds(20);
 
 class Client {

@@ -11,6 +11,7 @@
 #include "shared/boot.hpp"
 #include "supervisor/fake_worker.hpp"
 #include "supervisor/supervisor.hpp"
+#include "supervisor/test_family.hpp"
 
 namespace mik::supervisor {
 namespace {
@@ -50,6 +51,7 @@ int supervise(char** argv) {
   Options options;
   options.executable = argv[2];
   options.compile.cpu_seconds = static_cast<std::uint64_t>(std::atoi(argv[3]));
+  options.compile.data_floor = kDataFloor;
   options.compile.wall = std::chrono::seconds(std::atoi(argv[4]));
   const auto result = run(settings.value(), reporter, options);
   if (!result) {
