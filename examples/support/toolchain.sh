@@ -3,16 +3,15 @@
 
 guest=${MIK_GUEST:-}
 if [ -z "$guest" ]; then
-  engine=$here
-  while [ ! -f "$engine/engine/Cargo.toml" ]; do engine=$(dirname "$engine"); done
+  engine=${here:?is to be set by the script that reads this}
+  while [ ! -f "$engine/engine/Cargo.toml" ] && [ "$engine" != / ]; do engine=$(dirname "$engine"); done
   CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/mik/cargo}
   export CARGO_TARGET_DIR
   (cd "$engine/engine" && cargo build --quiet --locked --profile daily -p mik-guest)
   guest=$CARGO_TARGET_DIR/daily/mik-guest
 fi
 
-# Bulk memory: memset and memcpy are instructions, so that a guest without a C library can use them. The prefix map
-# keeps this folder's path out of what is built.
+# Bulk memory: memset and memcpy are instructions, so that a guest without a C library can use them.
 common="--target=wasm32-wasi --sysroot=/usr -Os -flto -mbulk-memory -ffunction-sections -fdata-sections
   -Wall -Wextra -Werror"
 

@@ -4,7 +4,11 @@ void mode_body_first(const Exchange* x) {
   Answer answer = prepare(200, text_headers());
   bool flush = number(x, TEXT("flush"), 0) != 0;
   uint64_t bytes = number(x, TEXT("kb"), 0) << 10;
-  (flush ? write_and_flush : write_all)(answer.stream, TEXT("before\n"));
+  if (flush) {
+    write_and_flush(answer.stream, TEXT("before\n"));
+  } else {
+    write_all(answer.stream, TEXT("before\n"));
+  }
   for (size_t i = 0; i < sizeof block; ++i) {
     block[i] = '.';
   }

@@ -65,19 +65,25 @@ void mode_big(const Exchange* x) {
   finish(&answer);
 }
 
-static void echo(const Exchange* x, bool (*copy)(int32_t input, int32_t output)) {
+void mode_echo(const Exchange* x) {
   Answer answer = start(x, 200, text_headers());
   Incoming incoming;
-  if (!open_request(x, &incoming) || !copy(incoming.stream, answer.stream)) {
+  if (!open_request(x, &incoming) || !copy_body(incoming.stream, answer.stream)) {
     abandon(&answer);
     return;
   }
   finish_with_trailers(&answer, &incoming);
 }
 
-void mode_echo(const Exchange* x) { echo(x, copy_body); }
-
-void mode_splice(const Exchange* x) { echo(x, splice_body); }
+void mode_splice(const Exchange* x) {
+  Answer answer = start(x, 200, text_headers());
+  Incoming incoming;
+  if (!open_request(x, &incoming) || !splice_body(incoming.stream, answer.stream)) {
+    abandon(&answer);
+    return;
+  }
+  finish_with_trailers(&answer, &incoming);
+}
 
 void mode_trailers(const Exchange* x) {
   int32_t headers = text_headers();

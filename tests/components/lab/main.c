@@ -4,51 +4,57 @@
 
 #include "modes.h"
 
-static const struct {
-  Text path;
-  void (*run)(const Exchange*);
-} kModes[] = {
-    {TEXT("/hello"), mode_hello},
-    {TEXT("/status"), mode_status},
-    {TEXT("/sleep"), mode_sleep},
-    {TEXT("/cpu"), mode_cpu},
-    {TEXT("/count"), mode_count},
-    {TEXT("/random"), mode_random},
-    {TEXT("/stream"), mode_stream},
-    {TEXT("/big"), mode_big},
-    {TEXT("/echo"), mode_echo},
-    {TEXT("/splice"), mode_splice},
-    {TEXT("/trailers"), mode_trailers},
-    {TEXT("/headers"), mode_headers},
-    {TEXT("/cookies"), mode_cookies},
-    {TEXT("/request"), mode_request},
-    {TEXT("/env"), mode_env},
-    {TEXT("/print"), mode_print},
-    {TEXT("/linger"), mode_linger},
-    {TEXT("/body-first"), mode_body_first},
-    {TEXT("/big-write"), mode_big_write},
-    {TEXT("/short"), mode_short},
-    {TEXT("/long"), mode_long},
-    {TEXT("/read-some"), mode_read_some},
-    {TEXT("/no-read"), mode_no_read},
-    {TEXT("/trap"), mode_trap},
-    {TEXT("/trap-after-head"), mode_trap_after_head},
-    {TEXT("/spin"), mode_spin},
-    {TEXT("/busy"), mode_busy},
-    {TEXT("/hog"), mode_hog},
-    {TEXT("/tables"), mode_tables},
-    {TEXT("/resources"), mode_resources},
-    {TEXT("/polls"), mode_polls},
-    {TEXT("/recurse"), mode_recurse},
-    {TEXT("/no-response"), mode_no_response},
-    {TEXT("/error-code"), mode_error_code},
-    {TEXT("/leak-body"), mode_leak_body},
-    {TEXT("/drop-body"), mode_drop_body},
-    {TEXT("/flood"), mode_flood},
-    {TEXT("/exit"), mode_exit},
-    {TEXT("/fetch"), mode_fetch},
-    {TEXT("/fetch-many"), mode_fetch_many},
-};
+// Direct calls, since a table of function pointers would be a second one beside that of /tables,
+// and pools of instances commonly have room for one.
+#define MODE(name, mode)            \
+  if (equal(x->path, TEXT(name))) { \
+    mode(x);                        \
+    return;                         \
+  }
+
+static void run(const Exchange* x) {
+  MODE("/hello", mode_hello)
+  MODE("/status", mode_status)
+  MODE("/sleep", mode_sleep)
+  MODE("/cpu", mode_cpu)
+  MODE("/count", mode_count)
+  MODE("/random", mode_random)
+  MODE("/stream", mode_stream)
+  MODE("/big", mode_big)
+  MODE("/echo", mode_echo)
+  MODE("/splice", mode_splice)
+  MODE("/trailers", mode_trailers)
+  MODE("/headers", mode_headers)
+  MODE("/cookies", mode_cookies)
+  MODE("/request", mode_request)
+  MODE("/env", mode_env)
+  MODE("/print", mode_print)
+  MODE("/linger", mode_linger)
+  MODE("/body-first", mode_body_first)
+  MODE("/big-write", mode_big_write)
+  MODE("/short", mode_short)
+  MODE("/long", mode_long)
+  MODE("/read-some", mode_read_some)
+  MODE("/no-read", mode_no_read)
+  MODE("/trap", mode_trap)
+  MODE("/trap-after-head", mode_trap_after_head)
+  MODE("/spin", mode_spin)
+  MODE("/busy", mode_busy)
+  MODE("/hog", mode_hog)
+  MODE("/tables", mode_tables)
+  MODE("/resources", mode_resources)
+  MODE("/polls", mode_polls)
+  MODE("/recurse", mode_recurse)
+  MODE("/no-response", mode_no_response)
+  MODE("/error-code", mode_error_code)
+  MODE("/leak-body", mode_leak_body)
+  MODE("/drop-body", mode_drop_body)
+  MODE("/flood", mode_flood)
+  MODE("/exit", mode_exit)
+  MODE("/fetch", mode_fetch)
+  MODE("/fetch-many", mode_fetch_many)
+  mode_hello(x);
+}
 
 WASI_EXPORT("wasi:http/incoming-handler@" WASI_VERSION "#handle")
 void handle(int32_t request, int32_t outparam) {
@@ -59,12 +65,6 @@ void handle(int32_t request, int32_t outparam) {
   Exchange x = {request, outparam, {text.at, find(text, TEXT("?"))}, TEXT("")};
   if (x.path.size < text.size) {
     x.query = skip(text, x.path.size + 1);
-  }
-  void (*run)(const Exchange*) = mode_hello;
-  for (size_t i = 0; i < sizeof kModes / sizeof *kModes; ++i) {
-    if (equal(x.path, kModes[i].path)) {
-      run = kModes[i].run;
-    }
   }
   run(&x);
   request_drop(request);
