@@ -7,6 +7,7 @@
 
 #include "base/assert.hpp"
 #include "http/h1_connection.hpp"
+#include "http/h2_connection.hpp"
 #include "http/request_parser.hpp"
 
 namespace mik::http {
@@ -98,7 +99,30 @@ bool H1Connection::take_head() {
   }
 }
 
-bool H1Connection::hand_over_to_http2() { return false; }
+// True: these bytes are, or may become, the preface of HTTP/2 with prior knowledge (RFC 9113 section 3.4).
+bool H1Connection::hand_over_to_http2() {
+  constexpr std::string_view kPreface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+  const std::string_view bytes = input_->view();
+  const std::size_t seen = std::min(bytes.size(), kPreface.size());
+  if (bytes.substr(0, seen) != kPreface.substr(0, seen)) {
+    return false;
+  }
+  if (seen < kPreface.size()) {
+    if (head_started_ == base::kNever) {
+      head_started_ = now();
+    }
+    return true;
+  }
+  core_.loop.unwatch(socket_.get());
+  auto heir = std::make_unique<H2Connection>(core_, std::move(socket_));
+  H2Connection& connection = *heir;
+  const std::unique_ptr<InputBuffer> read = std::move(input_);
+  if (core_.add(std::move(heir))) {
+    connection.begin(read->view());
+  }
+  close_now();
+  return true;
+}
 
 void H1Connection::begin_exchange(std::size_t head_bytes) {
   const RequestHead& head = core_.head;

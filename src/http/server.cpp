@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "http/h1_connection.hpp"
+#include "http/h2_stream.hpp"
 #include "http/server_core.hpp"
 
 namespace mik::http {

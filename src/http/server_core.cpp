@@ -10,13 +10,14 @@
 #include <utility>
 
 #include "base/assert.hpp"
+#include "http/h2_stream.hpp"
 
 namespace mik::http {
 
 namespace {
 
 constexpr std::size_t kOutputKept = 4 * 1024;
-constexpr std::size_t kDroppedBytes = 64 * 1024;
+constexpr std::size_t kScratchBytes = 64 * 1024;
 constexpr int kDropsAtClose = 16;
 
 }  // namespace
@@ -124,7 +125,8 @@ ServerCore::ServerCore(net::Loop& loop_of_server, Service& service_of_server,
       service(service_of_server),
       limits(limits_of_server),
       fields(limits_of_server.fields_max),
-      dropped(kDroppedBytes),
+      dropped(kScratchBytes),
+      received(kScratchBytes),
       observer_(observer),
       deferred_(std::make_shared<Deferred>(this)) {}
 
@@ -133,14 +135,15 @@ ServerCore::~ServerCore() {
   deferred_->core = nullptr;
 }
 
-void ServerCore::add(std::unique_ptr<Connection> connection) {
+bool ServerCore::add(std::unique_ptr<Connection> connection) {
   Connection& added = *connection;
   if (!loop.watch(added.socket_.get(), EPOLLIN | EPOLLOUT | EPOLLRDHUP, added)) {
-    return;
+    return false;
   }
   added.index_ = connections_.size();
   connections_.push_back(std::move(connection));
   observer_.on_connections(connections_.size());
+  return true;
 }
 
 void ServerCore::remove(Connection& connection) {

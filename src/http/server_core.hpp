@@ -18,6 +18,7 @@
 
 namespace mik::http {
 
+class H2Stream;
 class ServerCore;
 
 // Bytes that were read and not yet used: [begin, end).
@@ -116,8 +117,8 @@ class ServerCore {
   ServerCore(const ServerCore&) = delete;
   ServerCore& operator=(const ServerCore&) = delete;
 
-  // Registers with the loop. On failure the connection is dropped.
-  void add(std::unique_ptr<Connection> connection);
+  // Registers with the loop. False: it could not, and the connection is dropped.
+  bool add(std::unique_ptr<Connection> connection);
   // Unregisters; the object is destroyed at the end of the turn.
   void remove(Connection& connection);
   // Calls connection.on_deferred() later in this turn or in the next: for work that must not run on the caller's stack.
@@ -139,6 +140,8 @@ class ServerCore {
   std::string failure_fields; // scratch of describe_failure
   std::string failure_body;
   std::vector<char> dropped;  // where bytes go that nobody wants
+  std::vector<char> received; // what an HTTP/2 connection reads into: it uses all of it at once
+  Pool<H2Stream> streams;
   std::size_t exchanges = 0;
   bool draining = false;
 

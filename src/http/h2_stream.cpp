@@ -1,0 +1,683 @@
+#include "http/h2_stream.hpp"
+
+#include <sys/uio.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <utility>
+
+#include "base/assert.hpp"
+#include "http/h2_connection.hpp"
+#include "http/request_parser.hpp"
+#include "http/response_writer.hpp"
+
+namespace mik::http {
+
+namespace {
+
+constexpr std::size_t kPieces = 16;
+constexpr std::uint64_t kDroppedContentMax = 1024 * 1024;
+// What an unwanted body may cost before the stream is reset.
+constexpr std::uint64_t kDiscardBytes = 256 * 1024;
+constexpr base::Duration kRateGrace = std::chrono::seconds(5);
+
+nghttp2_nv name_value(const Field& field) {
+  // nghttp2 copies both, as no flag says otherwise; its interface only lacks const.
+  return {.name = reinterpret_cast<std::uint8_t*>(const_cast<char*>(field.name.data())),
+          .value = reinterpret_cast<std::uint8_t*>(const_cast<char*>(field.value.data())),
+          .namelen = field.name.size(),
+          .valuelen = field.value.size(),
+          .flags = NGHTTP2_NV_FLAG_NONE};
+}
+
+int status_of(ParseStatus status) noexcept {
+  return status == ParseStatus::kTargetTooLong ? 414
+         : status == ParseStatus::kHeadTooLarge ? 431
+                                                : 400;
+}
+
+}  // namespace
+
+void H2Stream::reset(H2Connection& connection, std::int32_t id) {
+  connection_ = &connection;
+  id_ = id;
+  handler_ = nullptr;
+  phase_ = Phase::kHead;
+  body_ = Body::kDone;
+  answer_ = Answer::kNone;
+  for (FieldBlock* block : {&request_, &trailers_in_, &response_}) {
+    block->clear();
+  }
+  for (std::string* text : {&method_, &path_, &authority_, &cookie_, &held_, &own_content_}) {
+    text->clear();
+    if (text->capacity() > 1024) {
+      std::string().swap(*text);
+    }
+  }
+  request_length_.reset();
+  length_.reset();
+  reset_due_.reset();
+  too_many_fields_ = expecting_ = head_request_ = false;
+  paused_ = resumed_ = discarding_ = end_held_ = false;
+  whole_ = news_ = deferred_ = scheduled_ = counted_ = continue_due_ = false;
+  bytes_in_ = bytes_out_ = dropped_ = length_left_ = 0;
+  unconsumed_ = own_taken_ = 0;
+  status_ = 0;
+  started_ = connection.now();
+  body_started_ = body_progress_ = paused_since_ = out_progress_ = base::kNever;
+}
+
+// --- The request
+
+void H2Stream::take_field(std::string_view name, std::string_view value) {
+  const Limits& limits = connection_->core().limits;
+  const std::size_t kept = request_.bytes().size() + cookie_.size() + path_.size();
+  if (request_.size() + 1 >= limits.fields_max ||
+      kept + name.size() + value.size() > limits.head_bytes_max) {
+    too_many_fields_ = true;
+    return;
+  }
+  if (name.starts_with(':')) {
+    if (name == ":method") {
+      method_ = value;
+    } else if (name == ":path") {
+      path_ = value;
+    } else if (name == ":authority") {
+      authority_ = value;
+    }
+    return;
+  }
+  if (name == "cookie") {
+    // One line again (RFC 9113 section 8.2.3): what is behind HTTP/2 does not expect several.
+    cookie_.append(cookie_.empty() ? "" : "; ").append(value);
+    return;
+  }
+  if (name == "content-length") {
+    std::uint64_t length = 0;
+    std::from_chars(value.data(), value.data() + value.size(), length);
+    request_length_ = length;
+  } else if (name == "expect") {
+    expecting_ = equals_lower(value, "100-continue");
+  } else if (name == "host" && authority_.empty()) {
+    authority_ = value;
+  }
+  request_.add(name, value);
+}
+
+void H2Stream::take_trailer(std::string_view name, std::string_view value) {
+  const Limits& limits = connection_->core().limits;
+  if (trailers_in_.size() < limits.fields_max &&
+      trailers_in_.bytes().size() + name.size() + value.size() <= limits.head_bytes_max) {
+    trailers_in_.add(name, value);
+  }
+}
+
+// The pseudo fields are written as the head of an HTTP/1.1 request and parsed as one: so both versions take the same
+// methods, targets and authorities.
+H2Stream::Fault H2Stream::build_head(bool ended) {
+  ServerCore& core = connection_->core();
+  if (too_many_fields_) {
+    return {.status = 431, .detail = "the request head is too large"};
+  }
+  if (!cookie_.empty()) {
+    request_.add("cookie", cookie_);
+  }
+  std::string& bytes = request_.bytes();
+  const std::size_t at = bytes.size();
+  bytes.append(method_).append(" ").append(method_ == "CONNECT" ? authority_ : path_);
+  bytes.append(" HTTP/1.1\r\nhost: ").append(authority_).append("\r\n\r\n");
+  std::array<Field, 2> line;
+  std::size_t scanned = 0;
+  const ParseResult result =
+      parse_request_head(std::string_view(bytes).substr(at), core.limits, line, scanned, head_);
+  if (result.status != ParseStatus::kDone || at + result.head_bytes != bytes.size()) {
+    return {.status = status_of(result.status), .detail = result.problem};
+  }
+  for (std::size_t i = 0; i < request_.size(); ++i) {
+    core.fields[i] = request_[i];
+  }
+  head_.bytes = bytes;
+  head_.fields = std::span<const Field>(core.fields).first(request_.size());
+  head_.version = Version::k2;
+  head_.te_trailers = true;
+  head_.keep_alive = true;
+  head_.expect_continue = expecting_ && !ended;
+  if (ended) {
+    head_.body = BodyKind::kNone;
+  } else if (request_length_.value_or(0) > 0) {
+    head_.body = BodyKind::kLength;
+    head_.content_length = *request_length_;
+    if (head_.content_length > core.limits.body_bytes_max) {
+      return {.status = 413, .detail = "the request body is larger than this server accepts"};
+    }
+  } else {
+    head_.body = BodyKind::kChunked;
+  }
+  return {};
+}
+
+void H2Stream::begin(bool ended) {
+  ServerCore& core = connection_->core();
+  const Fault fault = build_head(ended);
+  phase_ = Phase::kExchange;
+  head_request_ = method_ == "HEAD";
+  body_ = ended ? Body::kDone : Body::kReading;
+  body_started_ = body_progress_ = connection_->now();
+  if (fault.status != 0) {
+    refuse(fault);
+    return;
+  }
+  counted_ = true;
+  ++core.exchanges;
+  core.service.on_request(*this);
+  head_ = {};
+  MIK_ASSERT(phase_ == Phase::kOver || handler_ != nullptr || whole_);
+  if (phase_ != Phase::kExchange) {
+    return;
+  }
+  if (handler_ == nullptr) {
+    discarding_ = true;
+  }
+  if (expecting_ && body_ == Body::kReading && !discarding_ && !whole_) {
+    continue_due_ = true;
+    schedule();
+  }
+}
+
+// An answer of the connection itself: there is no request that a service could have seen.
+void H2Stream::refuse(const Fault& fault) {
+  ServerCore& core = connection_->core();
+  core.failure_fields.clear();
+  core.failure_body.clear();
+  core.service.describe_failure(fault.status, fault.detail, core.failure_fields, core.failure_body);
+  queue_head({.status = fault.status, .fields = {}, .content_length = std::nullopt});
+  std::string_view lines = core.failure_fields;
+  while (!lines.empty()) {
+    const std::size_t end = std::min(lines.find("\r\n"), lines.size());
+    const std::string_view line = lines.substr(0, end);
+    const std::size_t colon = line.find(':');
+    if (colon != std::string_view::npos) {
+      const Field field{.name = line.substr(0, colon), .value = scan::trim(line.substr(colon + 1))};
+      if (!is_connection_field(field.name) && is_sound_field(field)) {
+        response_.add_lower(field.name, field.value);
+      }
+    }
+    lines.remove_prefix(std::min(end + 2, lines.size()));
+  }
+  own_content_ = core.failure_body;
+  whole_ = true;
+  news_ = true;
+  discarding_ = true;
+  schedule();
+}
+
+void H2Stream::take_content(std::string_view bytes) {
+  bytes_in_ += bytes.size();
+  body_progress_ = connection_->now();
+  if (discarding_ || phase_ == Phase::kOver) {
+    drop(bytes.size());
+    return;
+  }
+  if (bytes_in_ > connection_->core().limits.body_bytes_max) {
+    fail_body(BodyError::kTooLarge);
+    return;
+  }
+  if (paused_ || resumed_ || !held_.empty()) {
+    held_.append(bytes);
+    return;
+  }
+  deliver(bytes);
+}
+
+void H2Stream::deliver(std::string_view bytes) {
+  const Flow flow = handler_->on_body(bytes);
+  if (flow == Flow::kPause && phase_ == Phase::kExchange && !discarding_) {
+    paused_ = true;
+    paused_since_ = connection_->now();
+    unconsumed_ += bytes.size();
+  } else {
+    consume_window(bytes.size());
+  }
+}
+
+void H2Stream::end_content() {
+  if (phase_ == Phase::kExchange && (paused_ || resumed_ || !held_.empty())) {
+    end_held_ = true;
+    return;
+  }
+  deliver_end();
+}
+
+void H2Stream::deliver_end() {
+  end_held_ = false;
+  if (body_ != Body::kReading) {
+    return;
+  }
+  body_ = Body::kDone;
+  if (handler_ == nullptr || discarding_) {
+    return;
+  }
+  std::vector<Field> trailers;
+  for (std::size_t i = 0; i < trailers_in_.size(); ++i) {
+    trailers.push_back(trailers_in_[i]);
+  }
+  handler_->on_body_end(trailers);
+}
+
+void H2Stream::fail_body(BodyError error) {
+  if (body_ != Body::kReading) {
+    return;
+  }
+  body_ = Body::kFailed;
+  if (handler_ != nullptr && !discarding_) {
+    discarding_ = true;
+    handler_->on_body_error(error);
+  }
+}
+
+// Unwanted content: taken for a while, since a reset is a loss to those that do not expect it; then the window stays
+// shut, and once the answer is out the stream is reset (RFC 9113 section 8.1).
+void H2Stream::drop(std::size_t bytes) {
+  dropped_ += bytes;
+  if (dropped_ <= kDiscardBytes) {
+    consume_window(bytes);
+  } else if (phase_ == Phase::kOver) {
+    reset_later(NGHTTP2_NO_ERROR);
+  }
+}
+
+void H2Stream::consume_window(std::size_t bytes) {
+  nghttp2_session_consume_stream(connection_->session(), id_, bytes);
+  // The window update is queued; it goes with what is written at the end of this turn's reading.
+  schedule();
+}
+
+void H2Stream::resume_body() {
+  if (!paused_) {
+    return;
+  }
+  paused_ = false;
+  resumed_ = true;
+  body_started_ += connection_->now() - paused_since_;
+  body_progress_ = connection_->now();
+  schedule();
+}
+
+void H2Stream::discard_body() {
+  if (body_ != Body::kReading || discarding_) {
+    return;
+  }
+  discarding_ = true;
+  paused_ = false;
+  resumed_ = true;  // what is held is dropped
+  body_started_ = body_progress_ = connection_->now();
+  schedule();
+}
+
+// What was held while the handler was paused.
+void H2Stream::take_paused() {
+  resumed_ = false;
+  const std::size_t bytes = std::exchange(unconsumed_, 0);
+  if (bytes > 0) {
+    consume_window(bytes);
+  }
+  if (!held_.empty()) {
+    const std::string held = std::exchange(held_, {});
+    if (discarding_ || phase_ == Phase::kOver) {
+      drop(held.size());
+    } else {
+      deliver(held);
+    }
+  }
+  if (end_held_ && !paused_ && !resumed_) {
+    deliver_end();
+  }
+}
+
+// --- The exchange
+
+const RequestHead& H2Stream::head() const { return head_; }
+
+const Peer& H2Stream::peer() const { return connection_->peer(); }
+
+bool H2Stream::secure() const { return false; }
+
+void H2Stream::attach(ExchangeHandler& handler) { handler_ = &handler; }
+
+void H2Stream::schedule() {
+  if (!scheduled_) {
+    scheduled_ = true;
+    connection_->schedule(*this);
+  }
+}
+
+void H2Stream::respond(const ResponseHead& head, std::string_view body) {
+  if (phase_ != Phase::kExchange || answer_ != Answer::kNone) {
+    return;
+  }
+  queue_head(head);
+  if (no_content()) {
+    if (!length_.has_value() && status_ != 304) {
+      length_ = body.size();
+    }
+  } else {
+    length_.reset();
+    own_content_ = body;
+  }
+  whole_ = true;
+  news_ = true;
+  schedule();
+}
+
+void H2Stream::start(const ResponseHead& head) {
+  if (phase_ == Phase::kExchange && answer_ == Answer::kNone) {
+    queue_head(head);
+  }
+}
+
+void H2Stream::pump() {
+  if (phase_ == Phase::kExchange) {
+    news_ = true;
+    schedule();
+  }
+}
+
+void H2Stream::abort() {
+  if (phase_ == Phase::kExchange) {
+    finish(Outcome::kCut);
+    reset_later(NGHTTP2_INTERNAL_ERROR);
+  }
+}
+
+void H2Stream::finish(Outcome outcome) {
+  if (phase_ != Phase::kExchange) {
+    return;
+  }
+  phase_ = Phase::kOver;
+  if (counted_) {
+    --connection_->core().exchanges;
+  }
+  if (paused_ || !held_.empty()) {
+    paused_ = false;
+    resumed_ = true;
+    schedule();
+  }
+  if (ExchangeHandler* const handler = std::exchange(handler_, nullptr)) {
+    const bool head_out = answer_ == Answer::kStreaming || answer_ == Answer::kSent;
+    handler->on_closed({.outcome = outcome,
+                        .status = head_out ? status_ : 0,
+                        .body_bytes_in = bytes_in_,
+                        .body_bytes_out = bytes_out_});
+  }
+}
+
+void H2Stream::reset_later(std::uint32_t error_code) {
+  if (!reset_due_.has_value()) {
+    reset_due_ = error_code;
+    schedule();
+  }
+}
+
+void H2Stream::closed(std::uint32_t error_code) {
+  if (phase_ != Phase::kExchange) {
+    return;
+  }
+  if (answer_ == Answer::kSent) {
+    finish(Outcome::kComplete);
+    return;
+  }
+  if (body_ == Body::kReading && handler_ != nullptr && !discarding_) {
+    body_ = Body::kFailed;
+    // nghttp2 ends a stream by itself when its content is not what content-length says.
+    handler_->on_body_error(error_code == NGHTTP2_PROTOCOL_ERROR ? BodyError::kMalformed
+                                                                 : BodyError::kGone);
+  }
+  finish(Outcome::kClientGone);
+}
+
+void H2Stream::check_time(base::Time now) {
+  if (phase_ != Phase::kExchange) {
+    return;
+  }
+  const Limits& limits = connection_->core().limits;
+  if (body_ == Body::kReading && !paused_ && !resumed_) {
+    const std::uint64_t rate = std::max<std::uint64_t>(limits.body_rate_min, 1);
+    const base::Time by_rate =
+        body_started_ + kRateGrace + std::chrono::milliseconds(bytes_in_ * 1000 / rate);
+    if (now >= std::min(by_rate, body_progress_ + limits.body_timeout)) {
+      if (answer_ == Answer::kNone) {
+        fail_body(BodyError::kTooSlow);
+      } else {
+        finish(Outcome::kTimeout);
+        reset_later(NGHTTP2_CANCEL);
+      }
+      return;
+    }
+  }
+  // Content waits for a window that the client does not open.
+  if (answer_ == Answer::kStreaming && !deferred_ && now >= out_progress_ + limits.body_timeout) {
+    finish(Outcome::kTimeout);
+    reset_later(NGHTTP2_CANCEL);
+  }
+}
+
+// --- The response
+
+bool H2Stream::no_content() const noexcept {
+  return head_request_ || status_ == 204 || status_ == 304;
+}
+
+void H2Stream::queue_head(const ResponseHead& head) {
+  status_ = head.status >= 200 && head.status <= 599 ? head.status : 500;
+  response_.add(":status", std::to_string(status_));
+  bool dated = false;
+  for (const Field& field : head.fields) {
+    if (is_connection_field(field.name) || !is_sound_field(field)) {
+      continue;
+    }
+    dated = dated || equals_lower(field.name, "date");
+    response_.add_lower(field.name, field.value);
+  }
+  if (!dated) {
+    response_.add("date", connection_->core().date.value());
+  }
+  length_ = head.content_length;
+  answer_ = Answer::kStarted;
+}
+
+std::size_t H2Stream::peek(std::span<iovec> pieces) {
+  if (!whole_) {
+    return handler_ == nullptr ? 0 : handler_->peek(pieces);
+  }
+  if (own_taken_ == own_content_.size()) {
+    return 0;
+  }
+  pieces[0] = {.iov_base = own_content_.data() + own_taken_,
+               .iov_len = own_content_.size() - own_taken_};
+  return 1;
+}
+
+void H2Stream::work() {
+  scheduled_ = false;
+  nghttp2_session* const session = connection_->session();
+  if (reset_due_.has_value()) {
+    nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, id_, *reset_due_);
+    return;
+  }
+  if (continue_due_) {
+    continue_due_ = false;
+    if (bytes_in_ == 0 && (answer_ == Answer::kNone || answer_ == Answer::kStarted)) {
+      const nghttp2_nv status = name_value({.name = ":status", .value = "100"});
+      nghttp2_submit_headers(session, NGHTTP2_FLAG_NONE, id_, nullptr, &status, 1, nullptr);
+    }
+  }
+  if (resumed_) {
+    take_paused();
+  }
+  if (!news_ || phase_ != Phase::kExchange) {
+    return;
+  }
+  if (answer_ == Answer::kStarted) {
+    news_ = false;
+    submit_head();
+  } else if (answer_ == Answer::kStreaming && deferred_) {
+    news_ = deferred_ = false;
+    out_progress_ = connection_->now();
+    nghttp2_session_resume_data(session, id_);
+  }
+}
+
+void H2Stream::submit_head() {
+  std::array<iovec, kPieces> pieces;
+  const std::size_t count = peek(pieces);
+  std::uint64_t total = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    total += pieces[i].iov_len;
+  }
+  const bool ended = count < kPieces && (whole_ || handler_->source_state() == SourceState::kEnd);
+  const bool trailers = !no_content() && ended && !whole_ && !handler_->trailers().empty();
+  if (!no_content() && !length_.has_value() && ended && !trailers) {
+    length_ = total;
+  }
+  if (length_.has_value() && status_ != 204) {
+    response_.add("content-length", std::to_string(*length_));
+  }
+  length_left_ = no_content() ? kDroppedContentMax : length_.value_or(0);
+  std::vector<nghttp2_nv>& names = connection_->names();
+  names.clear();
+  for (std::size_t i = 0; i < response_.size(); ++i) {
+    names.push_back(name_value(response_[i]));
+  }
+  answer_ = Answer::kStreaming;
+  out_progress_ = connection_->now();
+  // A response to HEAD whose source still works ends with an empty DATA frame when that is through.
+  const bool empty =
+      ended && !trailers && (no_content() || (total == 0 && length_.value_or(0) == 0));
+  const nghttp2_data_provider provider{
+      .source = {.ptr = this},
+      .read_callback = [](nghttp2_session*, std::int32_t, std::uint8_t*, std::size_t bytes_max,
+                          std::uint32_t* flags, nghttp2_data_source* source, void*) -> ssize_t {
+        auto& stream = *static_cast<H2Stream*>(source->ptr);
+        const Readable readable = stream.readable(bytes_max);
+        if (readable.cut) {
+          return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;  // RST_STREAM with INTERNAL_ERROR
+        }
+        if (readable.deferred) {
+          return NGHTTP2_ERR_DEFERRED;
+        }
+        *flags |= NGHTTP2_DATA_FLAG_NO_COPY;
+        if (readable.last) {
+          *flags |= NGHTTP2_DATA_FLAG_EOF;
+          if (stream.has_trailers()) {
+            *flags |= NGHTTP2_DATA_FLAG_NO_END_STREAM;
+            stream.submit_trailers();
+          }
+        }
+        return static_cast<ssize_t>(readable.bytes);
+      }};
+  nghttp2_submit_response(connection_->session(), id_, names.data(), names.size(),
+                          empty ? nullptr : &provider);
+}
+
+// How much can go into the next DATA frame. Inside nghttp2's send.
+H2Stream::Readable H2Stream::readable(std::size_t bytes_max) {
+  Readable result;
+  if (phase_ != Phase::kExchange) {
+    result.deferred = true;  // a reset is on its way
+    return result;
+  }
+  std::array<iovec, kPieces> pieces;
+  news_ = false;
+  const std::size_t count = peek(pieces);
+  std::size_t total = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    total += pieces[i].iov_len;
+  }
+  const SourceState state = whole_ ? SourceState::kEnd : handler_->source_state();
+  if (phase_ != Phase::kExchange) {
+    result.deferred = true;
+    return result;
+  }
+  const bool ended = count < kPieces && state == SourceState::kEnd;
+  if (no_content()) {
+    return drop_content(total, ended || state == SourceState::kCut);
+  }
+  result.bytes = std::min(total, bytes_max);
+  const bool too_much = length_.has_value() && total > length_left_;
+  const bool too_little = length_.has_value() && ended && total == 0 && length_left_ > 0;
+  if (too_much || too_little || (total == 0 && state == SourceState::kCut)) {
+    finish(Outcome::kCut);
+    result.cut = true;
+    return result;
+  }
+  result.last = ended && result.bytes == total && (!length_.has_value() || total == length_left_);
+  if (result.bytes == 0 && !result.last) {
+    result.deferred = deferred_ = true;
+    if (news_) {
+      schedule();  // told of more while it was looked at
+    }
+  }
+  return result;
+}
+
+H2Stream::Readable H2Stream::drop_content(std::size_t total, bool ended) {
+  if (total > 0) {
+    handler_->consume(total);
+  }
+  length_left_ -= std::min<std::uint64_t>(total, length_left_);
+  Readable result;
+  result.last = ended || length_left_ == 0;
+  result.deferred = !result.last;
+  deferred_ = result.deferred && phase_ == Phase::kExchange;
+  if (deferred_ && (news_ || total > 0)) {
+    news_ = true;
+    schedule();
+  }
+  return result;
+}
+
+bool H2Stream::has_trailers() {
+  return !whole_ && !no_content() && handler_ != nullptr && !handler_->trailers().empty();
+}
+
+void H2Stream::submit_trailers() {
+  FieldBlock block;
+  for (const Field& field : handler_->trailers()) {
+    if (!is_connection_field(field.name) && is_sound_field(field)) {
+      block.add_lower(field.name, field.value);
+    }
+  }
+  std::vector<nghttp2_nv> names;
+  for (std::size_t i = 0; i < block.size(); ++i) {
+    names.push_back(name_value(block[i]));
+  }
+  nghttp2_submit_trailer(connection_->session(), id_, names.data(), names.size());
+}
+
+void H2Stream::copy_content(std::string& out, std::size_t bytes) {
+  std::array<iovec, kPieces> pieces;
+  const std::size_t count = peek(pieces);
+  std::size_t left = bytes;
+  for (std::size_t i = 0; i < count && left > 0; ++i) {
+    const std::size_t part = std::min(left, pieces[i].iov_len);
+    out.append(static_cast<const char*>(pieces[i].iov_base), part);
+    left -= part;
+  }
+  MIK_ASSERT(left == 0);
+  bytes_out_ += bytes;
+  out_progress_ = connection_->now();
+  length_left_ -= std::min<std::uint64_t>(bytes, length_left_);
+  if (whole_) {
+    own_taken_ += bytes;
+  } else if (bytes > 0) {
+    handler_->consume(bytes);
+  }
+}
+
+void H2Stream::response_sent() {
+  answer_ = Answer::kSent;
+  finish(Outcome::kComplete);
+}
+
+}  // namespace mik::http
