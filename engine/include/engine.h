@@ -73,7 +73,7 @@ enum mik_code {
   MIK_E_CPU = 33,         /* used up its CPU budget */
   MIK_E_MEMORY = 34,      /* a growth of memory or tables was refused and the guest then failed */
   MIK_E_EXIT = 35,        /* called wasi:cli/exit */
-  MIK_E_BODY = 36,        /* after the head: the body was dropped unfinished, or is shorter or longer than content-length */
+  MIK_E_BODY = 36,        /* the response's body was dropped or left unfinished, or is shorter or longer than content-length */
   MIK_E_HOST_LIMIT = 37,  /* too many resources or too much host memory for one request */
   MIK_E_BUSY = 38,        /* no instance slot was free: try again */
   MIK_E_STACK = 39        /* the guest overflowed its stack */
@@ -88,7 +88,8 @@ typedef struct mik_err {
 
 typedef struct mik_engine_options { /* zeroed means defaults; abi must be MIK_ENGINE_ABI */
   uint32_t abi;
-  uint32_t instances_max;            /* component instances alive at once; default 1000. Sizes the pool. */
+  uint32_t instances_max;            /* component instances alive at once; default 1000. Sizes the pool: each costs about
+                                        3 us of start-up time (a guard page) and 4 GiB of address space */
   uint32_t warm_slots_max;           /* slots that stay mapped to their last component; default 100 */
   uint8_t pagemap_scan;              /* 0 or 2: off; 1: reset memories by PAGEMAP_SCAN (the caller has made sure that
                                         the kernel has it and that pages cannot be swapped or migrated: ADR 0006) */
@@ -120,7 +121,7 @@ const char *mik_engine_version(void); /* "wasmtime 48.0.8"; static */
  * offered; else the code and a text that says what is wrong and what to do. Any thread; bounded by the input's size. */
 int32_t mik_wasm_check(mik_str wasm, mik_err *err);
 
-/* Compiles to native code and passes the artefact to `sink` in one or more pieces. Slow (ms to tens of seconds), uses
+/* Checks as mik_wasm_check does, compiles to native code and passes the artefact to `sink` in one or more pieces. Slow (ms to tens of seconds), uses
  * several threads: for the compile child only. `sink` returns 0 to go on. Returns MIK_OK or the code in err. */
 int32_t mik_compile(const mik_engine *engine, mik_str wasm, int32_t (*sink)(void *ctx, mik_str piece), void *ctx,
                     mik_err *err);
@@ -141,7 +142,8 @@ typedef struct mik_component_options { /* limits hold for each request; zero mea
 } mik_component_options;
 
 /* Maps an artefact that mik_compile made. `fd` is an open, verified file: this maps native code, so the caller vouches
- * for every byte. The engine does not keep fd. Type-checks and pre-instantiates, so it also finds missing imports and
+ * for every byte. The engine does not keep fd. It is read through /proc/self/fd. Bytes that follow the artefact (a
+ * trailer of the caller's) are mapped and ignored. Type-checks and pre-instantiates, so it also finds missing imports and
  * static limits. Blocking (file faults). NULL on failure. */
 mik_component *mik_component_load(mik_engine *engine, int fd, const mik_component_options *options, mik_err *err);
 /* Gives up the caller's reference; requests in flight keep theirs. Kept (reuse) instances of it go with
@@ -155,9 +157,9 @@ typedef struct mik_loop_ops {
   void *ctx;
   /* Something on this loop became ready from another thread: make the loop call mik_loop_woken. Any thread. */
   void (*wake)(void *ctx);
-  /* One line of guest output, without its newline. stream is 1 or 2. Called on the loop thread, from inside
-   * mik_req_run. `user` is the request's. A line that was cut or dropped is said by the engine in a last line with
-   * stream 0. */
+  /* One line of guest output, without its newline. stream is 1 or 2. Called on the loop thread (never on a guest's
+   * stack), at the end of a mik_req_run, or in the mik_req_release of a guest that was not over. `user` is the
+   * request's. What was cut or dropped is said by the engine in one last line with stream 0. Lines end at 8 KiB. */
   void (*output)(void *ctx, uint64_t user, int stream, mik_str line);
 } mik_loop_ops;
 
@@ -170,7 +172,8 @@ typedef struct mik_woken {
 } mik_woken;
 
 /* Fires the guests' timers that are due at now_ns, takes wakes that came from elsewhere, and moves up to `cap` requests
- * that can go on into `woken`, in the order in which they woke. Each is given once; run it or it stays where it is. */
+ * that can go on into `woken`, in the order in which they woke. Each is given once; run it or it stays where it is.
+ * When it fills all of `cap` there may be more. */
 size_t mik_loop_woken(mik_loop *loop, uint64_t now_ns, mik_woken *woken, size_t cap);
 /* When the next guest timer is due; MIK_NEVER if there is none. */
 uint64_t mik_loop_next_timer(const mik_loop *loop);
@@ -214,8 +217,9 @@ enum {
   MIK_EV_HEAD = 1u << 0,      /* the response's head is there: mik_resp_head */
   MIK_EV_BODY = 1u << 1,      /* there are bytes to peek */
   MIK_EV_END = 1u << 2,       /* the response is complete after the bytes that are queued; trailers: mik_resp_trailers */
-  MIK_EV_ABORT = 1u << 3,     /* after the head: cut the response, so that the client can tell; mik_req_error says why */
-  MIK_EV_FAILED = 1u << 4,    /* before the head: there will be no response; mik_req_error says why */
+  MIK_EV_ABORT = 1u << 3,     /* after MIK_EV_HEAD: cut the response, so that the client can tell; mik_req_error says why */
+  MIK_EV_FAILED = 1u << 4,    /* MIK_EV_HEAD was not and will not be said (even if the guest had set a response in the
+                                 slice that failed): answer yourself; mik_req_error says why */
   MIK_EV_NEED_BODY = 1u << 5, /* the request body's window is open again: push on */
   MIK_EV_OUTBOUND = 1u << 6,  /* the guest began outgoing requests: mik_req_outbound */
   MIK_EV_YIELDED = 1u << 7,   /* the slice is used up; the guest can go on at once (it is not in mik_loop_woken) */
@@ -225,7 +229,9 @@ enum {
 
 /* Runs one slice: instantiates on the first, then lets the guest go on until it waits, ends, or has run for slice_ns
  * (seen at the next tick). Returns MIK_EV_* bits, each said once but BODY, NEED_BODY, OUTBOUND and YIELDED. 0 for a
- * stale id. Response bytes are produced only while the window (256 KiB) is not full: consume to let the guest go on. */
+ * stale id. Response bytes are produced only while the window (256 KiB) is not full: consume to let the guest go on.
+ * MIK_EV_END comes when the guest has returned, so the last bytes of a response may be there long before it. A guest may
+ * write up to 32 MiB (or its memory limit) before it sets the response; that much may then be queued at once. */
 uint32_t mik_req_run(mik_loop *loop, mik_req req, uint64_t now_ns, uint64_t slice_ns);
 
 /* Copies request body bytes in. Returns 0: go on; 1: taken, but the window (128 KiB) is full: stop until
@@ -248,7 +254,8 @@ int mik_resp_head(mik_loop *loop, mik_req req, mik_resp *resp, mik_field *fields
 /* Bytes ready to be written, in order, for writev: valid until the next consume, run, cancel or release of this
  * request. Returns how many pieces were filled in. */
 size_t mik_resp_peek(mik_loop *loop, mik_req req, mik_str *pieces, size_t cap);
-/* Says how many of them went out. May make the request go on (it then shows up in mik_loop_woken). */
+/* Says how many of them went out. A guest that waits for room goes on when half of the window is free (it then shows up
+ * in mik_loop_woken). */
 void mik_resp_consume(mik_loop *loop, mik_req req, size_t bytes);
 /* After MIK_EV_END: how many trailers there are; fills at most cap. Valid until release. */
 size_t mik_resp_trailers(mik_loop *loop, mik_req req, mik_field *fields, size_t cap);
@@ -333,7 +340,9 @@ typedef struct mik_out_event {
   uint32_t bits;
   uint32_t reserved_;
 } mik_out_event;
-/* What happened to accepted exchanges since the last call. To be drained after runs, releases and mik_loop_woken. */
+/* What happened to accepted exchanges since the last call. To be drained after runs, releases and mik_loop_woken. An
+ * exchange whose guest went away between mik_req_outbound and mik_out_accept is accepted like any other, and then said
+ * to be MIK_OUT_DROPPED; mik_out_refuse frees it without. */
 size_t mik_loop_out_events(mik_loop *loop, mik_out_event *events, size_t cap);
 
 size_t mik_out_peek(mik_loop *loop, mik_out out, mik_str *pieces, size_t cap); /* request body, as mik_resp_peek */

@@ -15,7 +15,9 @@ const PIECE: usize = 1 << 20;
 
 unsafe fn arc_of<T>(pointer: *const T) -> Result<Arc<T>, Fault> {
     if pointer.is_null() {
-        return Err(Fault::invalid("a null pointer where an engine or a component is needed"));
+        return Err(Fault::invalid(
+            "a null pointer where an engine or a component is needed",
+        ));
     }
     unsafe {
         Arc::increment_strong_count(pointer);
@@ -37,10 +39,15 @@ unsafe fn drop_arc<T>(pointer: *const T) {
 /// # Safety
 /// As `engine.h` says; `options` and `err` are null or valid.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mik_engine_new(options: *const EngineOptions, err: *mut Err) -> *mut Engine {
+pub unsafe extern "C" fn mik_engine_new(
+    options: *const EngineOptions,
+    err: *mut Err,
+) -> *mut Engine {
     unsafe {
         export(err, null_mut(), || {
-            let options = options.as_ref().ok_or_else(|| Fault::invalid("no options"))?;
+            let options = options
+                .as_ref()
+                .ok_or_else(|| Fault::invalid("no options"))?;
             Ok(Arc::into_raw(Engine::new(options)?).cast_mut())
         })
     }
@@ -85,7 +92,9 @@ pub extern "C" fn mik_engine_version() -> *const c_char {
 unsafe fn coded(err: *mut Err, f: impl FnOnce() -> Result<(), Fault>) -> i32 {
     let mut code = Code::Ok as i32;
     unsafe {
-        export(err, (), || crate::error::guard(f).inspect_err(|fault| code = fault.code as i32));
+        export(err, (), || {
+            crate::error::guard(f).inspect_err(|fault| code = fault.code as i32)
+        });
     }
     code
 }
@@ -114,7 +123,10 @@ pub unsafe extern "C" fn mik_compile(
             let artefact = component::compile(engine, wasm.bytes())?;
             for piece in artefact.chunks(PIECE) {
                 if sink(ctx, Str::of(piece)) != 0 {
-                    return Err(Fault::new(Code::System, "the artefact could not be written"));
+                    return Err(Fault::new(
+                        Code::System,
+                        "the artefact could not be written",
+                    ));
                 }
             }
             Ok(())
@@ -165,10 +177,16 @@ pub(crate) unsafe fn component_ref(component: *const Component) -> Result<Arc<Co
 /// # Safety
 /// `engine` and `ops` are valid; `err` is null or valid.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mik_loop_new(engine: *mut Engine, ops: *const LoopOps, err: *mut Err) -> *mut Loop {
+pub unsafe extern "C" fn mik_loop_new(
+    engine: *mut Engine,
+    ops: *const LoopOps,
+    err: *mut Err,
+) -> *mut Loop {
     unsafe {
         export(err, null_mut(), || {
-            let ops = *ops.as_ref().ok_or_else(|| Fault::invalid("no loop operations"))?;
+            let ops = *ops
+                .as_ref()
+                .ok_or_else(|| Fault::invalid("no loop operations"))?;
             let engine = arc_of(engine)?;
             if engine.linker.is_none() {
                 return Err(Fault::invalid("this engine only compiles"));
@@ -197,11 +215,20 @@ pub unsafe extern "C" fn mik_loop_delete(l: *mut Loop) {
 /// # Safety
 /// `l` is null or valid; `woken` has room for `cap`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mik_loop_woken(l: *mut Loop, now_ns: u64, woken: *mut Woken, cap: usize) -> usize {
+pub unsafe extern "C" fn mik_loop_woken(
+    l: *mut Loop,
+    now_ns: u64,
+    woken: *mut Woken,
+    cap: usize,
+) -> usize {
     unsafe {
         export(null_mut(), 0, || {
             let Some(l) = l.as_mut() else { return Ok(0) };
-            let woken = if woken.is_null() { &mut [] } else { std::slice::from_raw_parts_mut(woken, cap) };
+            let woken = if woken.is_null() {
+                &mut []
+            } else {
+                std::slice::from_raw_parts_mut(woken, cap)
+            };
             Ok(l.woken(now_ns, woken))
         })
     }
@@ -211,17 +238,25 @@ pub unsafe extern "C" fn mik_loop_woken(l: *mut Loop, now_ns: u64, woken: *mut W
 /// `l` is null or valid.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mik_loop_next_timer(l: *const Loop) -> u64 {
-    unsafe { l.as_ref() }.and_then(|l| lock(&l.core.timers).next()).unwrap_or(NEVER)
+    unsafe { l.as_ref() }
+        .and_then(|l| lock(&l.core.timers).next())
+        .unwrap_or(NEVER)
 }
 
 /// # Safety
 /// `l` is null or valid; `component` is only compared.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mik_loop_forget(l: *mut Loop, component: *const Component, idle_only: i32, now_ns: u64) {
+pub unsafe extern "C" fn mik_loop_forget(
+    l: *mut Loop,
+    component: *const Component,
+    idle_only: i32,
+    now_ns: u64,
+) {
     unsafe {
         export(null_mut(), (), || {
             if let Some(l) = l.as_mut() {
-                l.cache.forget(component, (idle_only != 0).then_some(now_ns));
+                l.cache
+                    .forget(component, (idle_only != 0).then_some(now_ns));
             }
             Ok(())
         })

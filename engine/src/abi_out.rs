@@ -1,9 +1,9 @@
 //! The exported functions, part three: the outgoing requests of guests.
 
+use crate::body::OutEnd;
 use crate::error::export;
 use crate::ffi::{BODY_NONE, BODY_STREAM, Field, HttpError, OutEvent, OutHead, Str};
 use crate::fields;
-use crate::body::OutEnd;
 use crate::outbound::{self, Xchg};
 use crate::slots::Loop;
 use crate::waker::lock;
@@ -38,7 +38,9 @@ pub unsafe extern "C" fn mik_out_head_get(
     unsafe {
         with(l, out, -1, |xchg| {
             let field_count = fields::views_of(&xchg.fields, fields, cap);
-            let empty = |b: &std::sync::Arc<crate::body::BodyOut>| b.end() == OutEnd::Finished && !b.ready();
+            let empty = |b: &std::sync::Arc<crate::body::BodyOut>| {
+                b.end() == OutEnd::Finished && !b.ready()
+            };
             let no_body = xchg.body.as_ref().is_none_or(empty);
             if let Some(head) = head.as_mut() {
                 *head = OutHead {
@@ -91,7 +93,11 @@ pub unsafe extern "C" fn mik_out_refuse(l: *mut Loop, out: u64, http_error: i32)
 /// # Safety
 /// `l` is null or valid; `events` has room for `cap`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mik_loop_out_events(l: *mut Loop, events: *mut OutEvent, cap: usize) -> usize {
+pub unsafe extern "C" fn mik_loop_out_events(
+    l: *mut Loop,
+    events: *mut OutEvent,
+    cap: usize,
+) -> usize {
     unsafe {
         export(null_mut(), 0, || {
             let Some(l) = l.as_ref() else { return Ok(0) };
@@ -112,10 +118,17 @@ pub unsafe extern "C" fn mik_loop_out_events(l: *mut Loop, events: *mut OutEvent
 /// # Safety
 /// `l` is null or valid; `pieces` is null or has room for `cap`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mik_out_peek(l: *mut Loop, out: u64, pieces: *mut Str, cap: usize) -> usize {
+pub unsafe extern "C" fn mik_out_peek(
+    l: *mut Loop,
+    out: u64,
+    pieces: *mut Str,
+    cap: usize,
+) -> usize {
     unsafe {
         with(l, out, 0, |xchg| match &xchg.body {
-            Some(body) if !pieces.is_null() => body.peek(std::slice::from_raw_parts_mut(pieces, cap)),
+            Some(body) if !pieces.is_null() => {
+                body.peek(std::slice::from_raw_parts_mut(pieces, cap))
+            }
             _ => 0,
         })
     }
@@ -137,7 +150,13 @@ pub unsafe extern "C" fn mik_out_consume(l: *mut Loop, out: u64, bytes: usize) {
 /// # Safety
 /// `l` is null or valid; `fields` has `count` valid fields.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mik_out_respond(l: *mut Loop, out: u64, status: u16, fields: *const Field, count: usize) {
+pub unsafe extern "C" fn mik_out_respond(
+    l: *mut Loop,
+    out: u64,
+    status: u16,
+    fields: *const Field,
+    count: usize,
+) {
     unsafe {
         with(l, out, (), |xchg| {
             let head = fields::map_of(fields, count).map_err(|_| HttpError::ProtocolError);
@@ -169,7 +188,11 @@ pub unsafe extern "C" fn mik_out_end(l: *mut Loop, out: u64, trailers: *const Fi
 /// `l` is null or valid.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mik_out_fail(l: *mut Loop, out: u64, http_error: i32) {
-    unsafe { with(l, out, (), |xchg| xchg.fail(HttpError::from_raw(http_error))) }
+    unsafe {
+        with(l, out, (), |xchg| {
+            xchg.fail(HttpError::from_raw(http_error))
+        })
+    }
 }
 
 /// # Safety

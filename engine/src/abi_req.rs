@@ -13,7 +13,11 @@ use std::ptr::null_mut;
 
 /// Runs `f` on the request's slot; `none` for a null loop, a stale id, or a panic.
 unsafe fn with<T: Copy>(l: *mut Loop, req: u64, none: T, f: impl FnOnce(&mut Slot) -> T) -> T {
-    unsafe { export(null_mut(), none, || Ok(l.as_mut().and_then(|l| l.get(req)).map_or(none, f))) }
+    unsafe {
+        export(null_mut(), none, || {
+            Ok(l.as_mut().and_then(|l| l.get(req)).map_or(none, f))
+        })
+    }
 }
 
 /// # Safety
@@ -39,20 +43,33 @@ pub unsafe extern "C" fn mik_req_start(
 /// `l` is null or valid and of this thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mik_req_run(l: *mut Loop, req: u64, now_ns: u64, slice_ns: u64) -> u32 {
-    unsafe { export(null_mut(), 0, || Ok(l.as_mut().map_or(0, |l| l.run(req, now_ns, slice_ns)))) }
+    unsafe {
+        export(null_mut(), 0, || {
+            Ok(l.as_mut().map_or(0, |l| l.run(req, now_ns, slice_ns)))
+        })
+    }
 }
 
 /// # Safety
 /// `l` is null or valid; `bytes` is valid.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mik_req_body_push(l: *mut Loop, req: u64, bytes: Str) -> i32 {
-    unsafe { with(l, req, -1, |slot| slot.body_in.as_ref().map_or(-1, |b| b.push(bytes.bytes()))) }
+    unsafe {
+        with(l, req, -1, |slot| {
+            slot.body_in.as_ref().map_or(-1, |b| b.push(bytes.bytes()))
+        })
+    }
 }
 
 /// # Safety
 /// `l` is null or valid; `trailers` has `count` valid fields.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mik_req_body_end(l: *mut Loop, req: u64, trailers: *const Field, count: usize) {
+pub unsafe extern "C" fn mik_req_body_end(
+    l: *mut Loop,
+    req: u64,
+    trailers: *const Field,
+    count: usize,
+) {
     unsafe {
         with(l, req, (), |slot| {
             let Some(body) = &slot.body_in else { return };
@@ -90,7 +107,9 @@ pub unsafe extern "C" fn mik_resp_head(
 ) -> i32 {
     unsafe {
         with(l, req, -1, |slot| {
-            let Some(response) = &slot.response else { return -1 };
+            let Some(response) = &slot.response else {
+                return -1;
+            };
             let field_count = fields::views_of(&response.fields, fields, cap);
             if let Some(resp) = resp.as_mut() {
                 resp.status = response.status;
@@ -105,10 +124,17 @@ pub unsafe extern "C" fn mik_resp_head(
 /// # Safety
 /// `l` is null or valid; `pieces` is null or has room for `cap`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mik_resp_peek(l: *mut Loop, req: u64, pieces: *mut Str, cap: usize) -> usize {
+pub unsafe extern "C" fn mik_resp_peek(
+    l: *mut Loop,
+    req: u64,
+    pieces: *mut Str,
+    cap: usize,
+) -> usize {
     unsafe {
         with(l, req, 0, |slot| match slot.body_out() {
-            Some(body) if !pieces.is_null() => body.peek(std::slice::from_raw_parts_mut(pieces, cap)),
+            Some(body) if !pieces.is_null() => {
+                body.peek(std::slice::from_raw_parts_mut(pieces, cap))
+            }
             _ => 0,
         })
     }
@@ -130,8 +156,19 @@ pub unsafe extern "C" fn mik_resp_consume(l: *mut Loop, req: u64, bytes: usize) 
 /// # Safety
 /// `l` is null or valid; `fields` is null or has room for `cap`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mik_resp_trailers(l: *mut Loop, req: u64, fields: *mut Field, cap: usize) -> usize {
-    unsafe { with(l, req, 0, |slot| slot.trailers.as_ref().map_or(0, |t| fields::views_of(t, fields, cap))) }
+pub unsafe extern "C" fn mik_resp_trailers(
+    l: *mut Loop,
+    req: u64,
+    fields: *mut Field,
+    cap: usize,
+) -> usize {
+    unsafe {
+        with(l, req, 0, |slot| {
+            slot.trailers
+                .as_ref()
+                .map_or(0, |t| fields::views_of(t, fields, cap))
+        })
+    }
 }
 
 /// # Safety
@@ -184,7 +221,9 @@ pub unsafe extern "C" fn mik_req_outbound(l: *mut Loop, req: u64) -> u64 {
         export(null_mut(), 0, || {
             let Some(l) = l.as_mut() else { return Ok(0) };
             let core = l.core.clone();
-            let Some(shared) = l.get(req).and_then(|slot| slot.shared.clone()) else { return Ok(0) };
+            let Some(shared) = l.get(req).and_then(|slot| slot.shared.clone()) else {
+                return Ok(0);
+            };
             let mut exchange = lock(&shared.exchange);
             while let Some(id) = exchange.outbound.pop_front() {
                 if lock(&core.outs).take(id) {

@@ -11,6 +11,7 @@ use http_body::{Body, Frame};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError};
@@ -23,6 +24,9 @@ pub const OUT_WINDOW: usize = 256 << 10;
 const PIECE_COST: usize = 64;
 /// A window this close to full counts as full: no writes of a few bytes each.
 const OUT_ROOM_MIN: usize = 4 << 10;
+/// So much may be written to bodies that are not on their way yet (before response-outparam.set, or before `handle`):
+/// some guests write and finish the whole body first, and nobody can drain it until then.
+const EARLY_MAX: usize = 32 << 20;
 /// Writes shorter than this are gathered into pieces of up to `GATHER_MAX` once some are queued.
 const GATHER_BELOW: usize = 1 << 10;
 const GATHER_MAX: usize = 16 << 10;
@@ -214,7 +218,32 @@ struct OutState {
     waker: Option<Waker>,
     /// Nobody will take any more.
     gone: bool,
+    /// Until the body is on its way: what it counts against.
+    early: Option<Arc<Early>>,
     notify: Option<Notify>,
+}
+
+/// What a guest has written to bodies that are not on their way, all together.
+pub struct Early {
+    used: AtomicUsize,
+    max: usize,
+}
+
+impl Early {
+    /// `memory_max`: what the guest may have of memory.
+    pub fn new(memory_max: u64) -> Arc<Early> {
+        let max = EARLY_MAX
+            .min(usize::try_from(memory_max).unwrap_or(EARLY_MAX))
+            .max(OUT_WINDOW);
+        Arc::new(Early {
+            used: AtomicUsize::new(0),
+            max,
+        })
+    }
+
+    fn room(&self) -> usize {
+        self.max.saturating_sub(self.used.load(Ordering::Relaxed))
+    }
 }
 
 pub struct BodyOut {
@@ -225,7 +254,7 @@ pub struct BodyOut {
 }
 
 impl BodyOut {
-    pub fn new(expected: Option<u64>, request: bool) -> Arc<BodyOut> {
+    pub fn new(expected: Option<u64>, request: bool, early: Arc<Early>) -> Arc<BodyOut> {
         let state = OutState {
             queue: VecDeque::new(),
             tail: Vec::new(),
@@ -235,9 +264,14 @@ impl BodyOut {
             trailers: None,
             waker: None,
             gone: false,
+            early: Some(early),
             notify: None,
         };
-        Arc::new(BodyOut { state: Mutex::new(state), expected, request })
+        Arc::new(BodyOut {
+            state: Mutex::new(state),
+            expected,
+            request,
+        })
     }
 
     pub fn expected(&self) -> Option<u64> {
@@ -248,8 +282,14 @@ impl BodyOut {
         lock(&self.state).written
     }
 
+    /// The body is on its way: somebody takes what is written, and the window holds.
+    pub fn depart(&self) {
+        lock(&self.state).leave_early();
+    }
+
     /// From now on events go there; says what has happened already.
     pub fn set_notify(&self, notify: Notify) {
+        self.depart();
         let mut s = lock(&self.state);
         if s.queued > 0 {
             notify.raise(OUT_BODY);
@@ -300,7 +340,11 @@ impl BodyOut {
                 s.queue.pop_front();
             }
         }
-        let waker = if s.queued <= OUT_WINDOW / 2 { s.waker.take() } else { None };
+        let waker = if s.queued <= OUT_WINDOW / 2 {
+            s.waker.take()
+        } else {
+            None
+        };
         drop(s);
         if let Some(waker) = waker {
             waker.wake();
@@ -311,6 +355,7 @@ impl BodyOut {
     pub fn close(&self) {
         let mut s = lock(&self.state);
         s.gone = true;
+        s.leave_early();
         s.queue.clear();
         s.tail = Vec::new();
         s.queued = 0;
@@ -357,7 +402,11 @@ impl BodyOut {
     pub fn settle_left_behind(&self) {
         let mut s = lock(&self.state);
         let complete = self.expected.is_some_and(|e| e == s.written);
-        s.settle(if complete { OutEnd::Finished } else { OutEnd::Unfinished });
+        s.settle(if complete {
+            OutEnd::Finished
+        } else {
+            OutEnd::Unfinished
+        });
         s.waker = None;
     }
 
@@ -366,13 +415,18 @@ impl BodyOut {
         if s.gone || s.end != OutEnd::Open {
             return Err(StreamError::Closed);
         }
-        let room = OUT_WINDOW.saturating_sub(s.queued);
-        Ok(if room < OUT_ROOM_MIN { 0 } else { room })
+        match s.room() {
+            0 if s.early.is_some() => Err(StreamError::trap(
+                "too much was written to a body that is not on its way: set the response (or call handle) first",
+            )),
+            room => Ok(room),
+        }
     }
 
     fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut s = lock(&self.state);
-        if s.gone || s.end != OutEnd::Open || OUT_WINDOW.saturating_sub(s.queued) >= OUT_ROOM_MIN {
+        // A full body that is not on its way is no reason to wait: that would be for ever.
+        if s.gone || s.end != OutEnd::Open || s.room() > 0 || s.early.is_some() {
             return Poll::Ready(());
         }
         keep_waker(&mut s.waker, cx);
@@ -391,10 +445,15 @@ impl BodyOut {
         if self.expected.is_some_and(|e| written > e) {
             s.settle(OutEnd::WrongLength(written));
             drop(s);
-            return Err(StreamError::LastOperationFailed(self.size_error(written).into()));
+            return Err(StreamError::LastOperationFailed(
+                self.size_error(written).into(),
+            ));
         }
         s.written = written;
         s.queued += bytes.len();
+        if let Some(early) = &s.early {
+            early.used.fetch_add(bytes.len(), Ordering::Relaxed);
+        }
         s.add(bytes);
         if let Some(notify) = &s.notify {
             notify.raise(OUT_BODY);
@@ -404,6 +463,20 @@ impl BodyOut {
 }
 
 impl OutState {
+    fn room(&self) -> usize {
+        let room = match &self.early {
+            Some(early) => early.room().min(OUT_WINDOW),
+            None => OUT_WINDOW.saturating_sub(self.queued),
+        };
+        if room < OUT_ROOM_MIN { 0 } else { room }
+    }
+
+    fn leave_early(&mut self) {
+        if let Some(early) = self.early.take() {
+            early.used.fetch_sub(self.queued, Ordering::Relaxed);
+        }
+    }
+
     fn add(&mut self, bytes: Bytes) {
         if bytes.len() >= GATHER_BELOW || self.queue.len() < 4 {
             self.freeze();
@@ -418,7 +491,8 @@ impl OutState {
 
     fn freeze(&mut self) {
         if !self.tail.is_empty() {
-            self.queue.push_back(Bytes::from(std::mem::take(&mut self.tail)));
+            self.queue
+                .push_back(Bytes::from(std::mem::take(&mut self.tail)));
         }
     }
 
@@ -428,8 +502,18 @@ impl OutState {
         }
         self.end = end;
         if let Some(notify) = &self.notify {
-            notify.raise(if end == OutEnd::Finished { OUT_BODY_END } else { OUT_BODY_FAIL });
+            notify.raise(if end == OutEnd::Finished {
+                OUT_BODY_END
+            } else {
+                OUT_BODY_FAIL
+            });
         }
+    }
+}
+
+impl Drop for OutState {
+    fn drop(&mut self) {
+        self.leave_early();
     }
 }
 
@@ -447,7 +531,9 @@ impl Pollable for OutStream {
 impl OutputStream for OutStream {
     fn write(&mut self, bytes: Bytes) -> Result<(), StreamError> {
         if bytes.len() > self.0.room()? {
-            return Err(StreamError::trap("write exceeded the budget that check-write gave"));
+            return Err(StreamError::trap(
+                "write exceeded the budget that check-write gave",
+            ));
         }
         self.0.write(bytes)
     }

@@ -14,7 +14,10 @@ use wasmtime_wasi_io::async_trait;
 use wasmtime_wasi_io::poll::{DynPollable, Pollable, subscribe};
 
 fn clock_ns(clock: libc::clockid_t) -> u64 {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // Safety: a valid clock and a valid place for the answer.
     unsafe { libc::clock_gettime(clock, &mut now) };
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
@@ -49,7 +52,11 @@ impl Timers {
 
     pub fn take_due(&mut self, now: u64) -> Option<Waker> {
         let first = self.entries.first_entry()?;
-        if first.key().0 > now { None } else { Some(first.remove()) }
+        if first.key().0 > now {
+            None
+        } else {
+            Some(first.remove())
+        }
     }
 }
 
@@ -69,7 +76,9 @@ enum Deadline {
 
 impl Deadline {
     fn poll_at(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Deadline::At { at, id, core } = self else { return Poll::Ready(()) };
+        let Deadline::At { at, id, core } = self else {
+            return Poll::Ready(());
+        };
         if monotonic_ns() >= *at {
             return Poll::Ready(());
         }
@@ -110,41 +119,73 @@ impl Pollable for Deadline {
 
 impl Drop for Deadline {
     fn drop(&mut self) {
-        if let Deadline::At { at, id: Some(id), core } = self {
+        if let Deadline::At {
+            at,
+            id: Some(id),
+            core,
+        } = self
+        {
             lock(&core.timers).entries.remove(&(*at, *id));
         }
     }
 }
 
-fn subscribe_at(state: &mut State, at: Option<u64>, now: u64) -> wasmtime::Result<Resource<DynPollable>> {
+fn subscribe_at(
+    state: &mut State,
+    at: Option<u64>,
+    now: u64,
+) -> wasmtime::Result<Resource<DynPollable>> {
     let deadline = match at {
         None => Deadline::Never,
         Some(at) if at <= now => Deadline::Past { yielded: false },
-        Some(at) => Deadline::At { at, id: None, core: state.core.clone() },
+        Some(at) => Deadline::At {
+            at,
+            id: None,
+            core: state.core.clone(),
+        },
     };
     let deadline = state.table.push(deadline)?;
     subscribe(&mut state.table, deadline)
 }
 
 fn datetime(ns: u128) -> Datetime {
-    Datetime { seconds: (ns / 1_000_000_000) as u64, nanoseconds: (ns % 1_000_000_000) as u32 }
+    Datetime {
+        seconds: (ns / 1_000_000_000) as u64,
+        nanoseconds: (ns % 1_000_000_000) as u32,
+    }
 }
 
 pub fn add_to_linker(linker: &mut Linker<State>, version: &str) -> wasmtime::Result<()> {
     let mut clock = linker.instance(&format!("wasi:clocks/monotonic-clock@{version}"))?;
-    clock.func_wrap("now", |_: StoreContextMut<'_, State>, (): ()| Ok((monotonic_ns(),)))?;
-    clock.func_wrap("resolution", |_: StoreContextMut<'_, State>, (): ()| Ok((1u64,)))?;
-    clock.func_wrap("subscribe-instant", |mut s: StoreContextMut<'_, State>, (at,): (u64,)| {
-        Ok((subscribe_at(s.data_mut(), Some(at), monotonic_ns())?,))
+    clock.func_wrap("now", |_: StoreContextMut<'_, State>, (): ()| {
+        Ok((monotonic_ns(),))
     })?;
-    clock.func_wrap("subscribe-duration", |mut s: StoreContextMut<'_, State>, (wait,): (u64,)| {
-        let now = monotonic_ns();
-        Ok((subscribe_at(s.data_mut(), now.checked_add(wait), now)?,))
+    clock.func_wrap("resolution", |_: StoreContextMut<'_, State>, (): ()| {
+        Ok((1u64,))
     })?;
+    clock.func_wrap(
+        "subscribe-instant",
+        |mut s: StoreContextMut<'_, State>, (at,): (u64,)| {
+            Ok((subscribe_at(s.data_mut(), Some(at), monotonic_ns())?,))
+        },
+    )?;
+    clock.func_wrap(
+        "subscribe-duration",
+        |mut s: StoreContextMut<'_, State>, (wait,): (u64,)| {
+            let now = monotonic_ns();
+            Ok((subscribe_at(s.data_mut(), now.checked_add(wait), now)?,))
+        },
+    )?;
     let mut wall = linker.instance(&format!("wasi:clocks/wall-clock@{version}"))?;
     wall.func_wrap("now", |_: StoreContextMut<'_, State>, (): ()| {
-        Ok((datetime(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos())),))
+        Ok((datetime(
+            SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |d| d.as_nanos()),
+        ),))
     })?;
-    wall.func_wrap("resolution", |_: StoreContextMut<'_, State>, (): ()| Ok((datetime(1),)))?;
+    wall.func_wrap("resolution", |_: StoreContextMut<'_, State>, (): ()| {
+        Ok((datetime(1),))
+    })?;
     Ok(())
 }

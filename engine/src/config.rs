@@ -9,7 +9,10 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use wasmtime::component::Linker;
-use wasmtime::{Config, Enabled, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, WasmBacktraceDetails};
+use wasmtime::{
+    Config, Enabled, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig,
+    WasmBacktraceDetails,
+};
 
 pub const VERSION: &std::ffi::CStr = c"wasmtime 48.0.8";
 
@@ -45,8 +48,14 @@ fn or_default<T: PartialEq + From<u8>>(value: T, default: T) -> T {
 
 fn pool(options: &EngineOptions, n: u32) -> PoolingAllocationConfig {
     let scan = options.pagemap_scan == 1;
-    let keep = or_default(options.keep_resident_bytes, if scan { 64 * MIB } else { MIB / 4 });
-    let table_keep = or_default(options.table_keep_resident_bytes, if scan { 8 * MIB } else { MIB / 2 });
+    let keep = or_default(
+        options.keep_resident_bytes,
+        if scan { 64 * MIB } else { MIB / 4 },
+    );
+    let table_keep = or_default(
+        options.table_keep_resident_bytes,
+        if scan { 8 * MIB } else { MIB / 2 },
+    );
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(n)
         .total_core_instances(n.saturating_mul(8))
@@ -92,7 +101,10 @@ fn base(options: &EngineOptions) -> Config {
 impl Engine {
     pub fn new(options: &EngineOptions) -> Result<Arc<Engine>, Fault> {
         if options.abi != ABI {
-            return Err(Fault::invalid(&format!("the caller was built for engine ABI {}, this is {ABI}", options.abi)));
+            return Err(Fault::invalid(&format!(
+                "the caller was built for engine ABI {}, this is {ABI}",
+                options.abi
+            )));
         }
         // Wasmtime captures host backtraces for errors when RUST_BACKTRACE is set: never on a loop.
         // Safety: mik_engine_new is documented to be called before other threads look at the environment.
@@ -100,12 +112,26 @@ impl Engine {
         let instances_max = or_default(options.instances_max, 1000);
         let mut config = base(options);
         if options.compile_only == 0 && options.on_demand == 0 {
-            config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(options, instances_max)));
+            config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(
+                options,
+                instances_max,
+            )));
         }
-        let system = |e: wasmtime::Error| Fault::new(Code::System, format!("the engine does not start: {e:#}"));
+        let system = |e: wasmtime::Error| {
+            Fault::new(Code::System, format!("the engine does not start: {e:#}"))
+        };
         let wasmtime = wasmtime::Engine::new(&config).map_err(system)?;
-        let linker = if options.compile_only == 0 { Some(linker(&wasmtime).map_err(system)?) } else { None };
-        Ok(Arc::new(Engine { wasmtime, linker, instances_max, live: AtomicU32::new(0) }))
+        let linker = if options.compile_only == 0 {
+            Some(linker(&wasmtime).map_err(system)?)
+        } else {
+            None
+        };
+        Ok(Arc::new(Engine {
+            wasmtime,
+            linker,
+            instances_max,
+            live: AtomicU32::new(0),
+        }))
     }
 
     /// Whether another instance would find the pool empty, as far as can be told beforehand.
@@ -119,9 +145,28 @@ impl Engine {
         for (lane, out) in key.chunks_exact_mut(8).enumerate() {
             let mut hasher = DefaultHasher::new();
             (lane, VERSION, env!("CARGO_PKG_VERSION"), TRANSFORM_VERSION).hash(&mut hasher);
-            self.wasmtime.precompile_compatibility_hash().hash(&mut hasher);
+            self.wasmtime
+                .precompile_compatibility_hash()
+                .hash(&mut hasher);
             out.copy_from_slice(&hasher.finish().to_le_bytes());
         }
         key
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// The version we say is the one we are built with.
+    #[test]
+    fn the_version_is_that_of_the_lock_file() {
+        let lock = include_str!("../Cargo.lock");
+        let at = lock
+            .find("name = \"wasmtime\"\nversion = \"")
+            .expect("wasmtime is locked");
+        let version = lock[at..].split('"').nth(3).expect("a version");
+        assert_eq!(
+            super::VERSION.to_str().unwrap(),
+            format!("wasmtime {version}")
+        );
     }
 }

@@ -14,7 +14,10 @@ pub struct Fault {
 
 impl Fault {
     pub fn new(code: Code, text: impl Into<String>) -> Fault {
-        Fault { code, text: text.into() }
+        Fault {
+            code,
+            text: text.into(),
+        }
     }
 
     pub fn invalid(text: &str) -> Fault {
@@ -58,8 +61,7 @@ impl std::error::Error for Stop {}
 /// Turns the error of an instantiation or a call into a fault. `refused`: a growth of memory or tables was denied to
 /// this guest before, which is then taken to be the reason of whatever followed.
 pub fn classify(error: &wasmtime::Error, refused: Option<&str>) -> Fault {
-    // Never {:?}: with RUST_BACKTRACE set that symbolises host frames on the loop thread, for 100 ms.
-    let text = format!("{error:#}");
+    let text = describe(error);
     let code = if let Some(stop) = error.downcast_ref::<Stop>() {
         match stop {
             Stop::Cpu => Code::Cpu,
@@ -79,11 +81,25 @@ pub fn classify(error: &wasmtime::Error, refused: Option<&str>) -> Fault {
     Fault::new(code, text)
 }
 
+/// The reason first, then where in the guest. Never {:?} of an error: with RUST_BACKTRACE set that symbolises host frames
+/// on the loop thread, for 100 ms.
+fn describe(error: &wasmtime::Error) -> String {
+    let (mut reasons, mut places) = (Vec::new(), String::new());
+    for cause in error.chain().map(|e| e.to_string()) {
+        match cause.strip_prefix("error while executing at wasm backtrace:") {
+            Some(backtrace) => places = format!("\nin the guest, innermost first:{backtrace}"),
+            None => reasons.push(cause),
+        }
+    }
+    reasons.join(": ") + &places
+}
+
 fn is_host_limit(error: &wasmtime::Error, text: &str) -> bool {
     use wasmtime::component::ResourceTableError;
     matches!(error.downcast_ref(), Some(ResourceTableError::Full))
         || text.contains("fuel allocated for hostcalls has been exhausted")
         || text.contains("resource table has no free keys")
+        || text.contains("a body that is not on its way")
 }
 
 thread_local! {
@@ -101,8 +117,12 @@ fn install_hook() {
                 return before(info);
             }
             let what = info.payload_as_str().unwrap_or("a value that is no text");
-            let at = info.location().map(|l| format!(" at {}:{}", l.file(), l.line())).unwrap_or_default();
-            let _ = PANIC.try_with(|p| *p.borrow_mut() = Some(format!("panic in the engine: {what}{at}")));
+            let at = info
+                .location()
+                .map(|l| format!(" at {}:{}", l.file(), l.line()))
+                .unwrap_or_default();
+            let _ = PANIC
+                .try_with(|p| *p.borrow_mut() = Some(format!("panic in the engine: {what}{at}")));
         }));
     });
 }
@@ -140,5 +160,42 @@ pub unsafe fn export<T>(err: *mut Err, failed: T, f: impl FnOnce() -> Result<T, 
             unsafe { fault.put(err) };
             failed
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_becomes_a_fault_with_its_message() {
+        let fault = guard::<()>(|| panic!("number {}", 42)).unwrap_err();
+        assert_eq!(fault.code, Code::Panic);
+        assert!(
+            fault.text.contains("number 42") && fault.text.contains("error.rs"),
+            "{}",
+            fault.text
+        );
+        struct Worse;
+        impl Drop for Worse {
+            fn drop(&mut self) {
+                panic!("again")
+            }
+        }
+        let fault = guard::<()>(|| std::panic::panic_any(Worse)).unwrap_err();
+        assert_eq!(fault.code, Code::Panic);
+        assert_eq!(guard(|| Ok(5)).unwrap(), 5);
+    }
+
+    #[test]
+    fn texts_are_cut_at_a_character_and_end_in_nul() {
+        let mut err = Err::default();
+        unsafe { Fault::new(Code::Trap, "\u{e9}".repeat(3000)).put(&mut err) };
+        let n = err.text.iter().position(|b| *b == 0).unwrap();
+        assert_eq!(n, 2042);
+        assert!(std::str::from_utf8(&err.text[..n]).is_ok());
+        unsafe { Fault::new(Code::Trap, "a\0b\n\n").put(&mut err) };
+        assert!(err.text.starts_with(b"a b\0"));
+        unsafe { Fault::new(Code::Trap, "nowhere").put(std::ptr::null_mut()) };
     }
 }

@@ -15,16 +15,26 @@ pub struct Str {
 }
 
 impl Str {
-    pub const EMPTY: Str = Str { p: std::ptr::null(), n: 0 };
+    pub const EMPTY: Str = Str {
+        p: std::ptr::null(),
+        n: 0,
+    };
 
     pub fn of(bytes: &[u8]) -> Str {
-        Str { p: bytes.as_ptr(), n: bytes.len() }
+        Str {
+            p: bytes.as_ptr(),
+            n: bytes.len(),
+        }
     }
 
     /// # Safety
     /// `p` must be valid for `n` bytes for as long as the result is used, or `n` must be 0.
     pub unsafe fn bytes<'a>(self) -> &'a [u8] {
-        if self.n == 0 || self.p.is_null() { &[] } else { unsafe { std::slice::from_raw_parts(self.p, self.n) } }
+        if self.n == 0 || self.p.is_null() {
+            &[]
+        } else {
+            unsafe { std::slice::from_raw_parts(self.p, self.n) }
+        }
     }
 }
 
@@ -71,7 +81,10 @@ pub struct Err {
 
 impl Default for Err {
     fn default() -> Err {
-        Err { code: 0, text: [0; 2044] }
+        Err {
+            code: 0,
+            text: [0; 2044],
+        }
     }
 }
 

@@ -43,7 +43,10 @@ pub struct Outparam {
     pub serial: u32,
 }
 
-pub fn drop_in_table<T: 'static>(linker: &mut LinkerInstance<'_, State>, name: &str) -> wasmtime::Result<()> {
+pub fn drop_in_table<T: 'static>(
+    linker: &mut LinkerInstance<'_, State>,
+    name: &str,
+) -> wasmtime::Result<()> {
     linker.resource(name, ResourceType::host::<T>(), |mut s, rep| {
         s.data_mut().table.delete(Resource::<T>::new_own(rep))?;
         Ok(())
@@ -52,7 +55,10 @@ pub fn drop_in_table<T: 'static>(linker: &mut LinkerInstance<'_, State>, name: &
 
 fn head(s: &mut Cx<'_>, id: &Resource<InRequest>) -> wasmtime::Result<Arc<HeadIn>> {
     let request = s.data_mut().table.get(id)?;
-    request.head.clone().ok_or_else(|| wasmtime::format_err!("this incoming-request is over"))
+    request
+        .head
+        .clone()
+        .ok_or_else(|| wasmtime::format_err!("this incoming-request is over"))
 }
 
 fn method(name: &[u8]) -> Method {
@@ -75,7 +81,9 @@ fn fields(head: &HeadIn) -> HeaderMap {
     let mut map = HeaderMap::with_capacity(head.field_count());
     for (name, value) in head.fields() {
         // mik_req_start has checked them.
-        let Ok(name) = HeaderName::from_bytes(name) else { continue };
+        let Ok(name) = HeaderName::from_bytes(name) else {
+            continue;
+        };
         if is_hop_by_hop(&name) {
             continue;
         }
@@ -86,7 +94,10 @@ fn fields(head: &HeadIn) -> HeaderMap {
     map
 }
 
-fn request_headers(s: &mut Cx<'_>, id: &Resource<InRequest>) -> wasmtime::Result<Resource<FieldMap>> {
+fn request_headers(
+    s: &mut Cx<'_>,
+    id: &Resource<InRequest>,
+) -> wasmtime::Result<Resource<FieldMap>> {
     let head = head(s, id)?;
     let made = match &s.data_mut().table.get(id)?.fields {
         Some(made) => made.clone(),
@@ -97,40 +108,66 @@ fn request_headers(s: &mut Cx<'_>, id: &Resource<InRequest>) -> wasmtime::Result
     Ok(table.push(made)?)
 }
 
-fn consume(s: &mut Cx<'_>, id: &Resource<InRequest>) -> wasmtime::Result<Result<Resource<HostIncomingBody>, ()>> {
+fn consume(
+    s: &mut Cx<'_>,
+    id: &Resource<InRequest>,
+) -> wasmtime::Result<Result<Resource<HostIncomingBody>, ()>> {
     let table = &mut s.data_mut().table;
-    let Some(body) = table.get_mut(id)?.body.take() else { return Ok(Err(())) };
+    let Some(body) = table.get_mut(id)?.body.take() else {
+        return Ok(Err(()));
+    };
     let body = match body {
         InBody::Stream(reader) => reader.boxed_unsync(),
-        InBody::Empty => http_body_util::Empty::new().map_err(|never| match never {}).boxed_unsync(),
+        InBody::Empty => http_body_util::Empty::new()
+            .map_err(|never| match never {})
+            .boxed_unsync(),
     };
     Ok(Ok(table.push(HostIncomingBody::new(body))?))
 }
 
 fn incoming_request(l: &mut LinkerInstance<'_, State>) -> wasmtime::Result<()> {
     drop_in_table::<InRequest>(l, "incoming-request")?;
-    l.func_wrap("[method]incoming-request.method", |mut s: Cx<'_>, (id,): (Resource<InRequest>,)| {
-        Ok((method(head(&mut s, &id)?.method()),))
-    })?;
-    l.func_wrap("[method]incoming-request.path-with-query", |mut s: Cx<'_>, (id,): (Resource<InRequest>,)| {
-        Ok((Some(String::from_utf8_lossy(head(&mut s, &id)?.path_query()).into_owned()),))
-    })?;
-    l.func_wrap("[method]incoming-request.scheme", |mut s: Cx<'_>, (id,): (Resource<InRequest>,)| {
-        let https = head(&mut s, &id)?.https;
-        Ok((Some(if https { Scheme::Https } else { Scheme::Http }),))
-    })?;
-    l.func_wrap("[method]incoming-request.authority", |mut s: Cx<'_>, (id,): (Resource<InRequest>,)| {
-        Ok((Some(String::from_utf8_lossy(head(&mut s, &id)?.authority()).into_owned()),))
-    })?;
-    l.func_wrap("[method]incoming-request.headers", |mut s: Cx<'_>, (id,): (Resource<InRequest>,)| {
-        Ok((request_headers(&mut s, &id)?,))
-    })?;
-    l.func_wrap("[method]incoming-request.consume", |mut s: Cx<'_>, (id,): (Resource<InRequest>,)| {
-        Ok((consume(&mut s, &id)?,))
-    })
+    l.func_wrap(
+        "[method]incoming-request.method",
+        |mut s: Cx<'_>, (id,): (Resource<InRequest>,)| Ok((method(head(&mut s, &id)?.method()),)),
+    )?;
+    l.func_wrap(
+        "[method]incoming-request.path-with-query",
+        |mut s: Cx<'_>, (id,): (Resource<InRequest>,)| {
+            Ok((Some(
+                String::from_utf8_lossy(head(&mut s, &id)?.path_query()).into_owned(),
+            ),))
+        },
+    )?;
+    l.func_wrap(
+        "[method]incoming-request.scheme",
+        |mut s: Cx<'_>, (id,): (Resource<InRequest>,)| {
+            let https = head(&mut s, &id)?.https;
+            Ok((Some(if https { Scheme::Https } else { Scheme::Http }),))
+        },
+    )?;
+    l.func_wrap(
+        "[method]incoming-request.authority",
+        |mut s: Cx<'_>, (id,): (Resource<InRequest>,)| {
+            Ok((Some(
+                String::from_utf8_lossy(head(&mut s, &id)?.authority()).into_owned(),
+            ),))
+        },
+    )?;
+    l.func_wrap(
+        "[method]incoming-request.headers",
+        |mut s: Cx<'_>, (id,): (Resource<InRequest>,)| Ok((request_headers(&mut s, &id)?,)),
+    )?;
+    l.func_wrap(
+        "[method]incoming-request.consume",
+        |mut s: Cx<'_>, (id,): (Resource<InRequest>,)| Ok((consume(&mut s, &id)?,)),
+    )
 }
 
-type Set = (Resource<Outparam>, Result<Resource<HostOutgoingResponse>, ErrorCode>);
+type Set = (
+    Resource<Outparam>,
+    Result<Resource<HostOutgoingResponse>, ErrorCode>,
+);
 
 fn set_response(state: &mut State, (param, response): Set) -> wasmtime::Result<()> {
     let response = match response {
@@ -138,8 +175,16 @@ fn set_response(state: &mut State, (param, response): Set) -> wasmtime::Result<(
         Ok(id) => {
             let rep = id.rep();
             let response = state.table.delete(id)?;
-            let body = State::take_body(&mut state.response_bodies, rep).filter(|_| response.body.is_some());
-            Ok(Response { status: response.status.as_u16(), fields: response.headers.into(), body })
+            let body = State::take_body(&mut state.response_bodies, rep)
+                .filter(|_| response.body.is_some());
+            if let Some(body) = &body {
+                body.depart();
+            }
+            Ok(Response {
+                status: response.status.as_u16(),
+                fields: response.headers.into(),
+                body,
+            })
         }
     };
     let param = state.table.delete(param)?;
@@ -151,7 +196,9 @@ fn set_response(state: &mut State, (param, response): Set) -> wasmtime::Result<(
 
 /// Stands in upstream's outgoing messages for "the body was asked for".
 fn body_taken() -> HyperOutgoingBody {
-    http_body_util::Empty::new().map_err(|never| match never {}).boxed_unsync()
+    http_body_util::Empty::new()
+        .map_err(|never| match never {})
+        .boxed_unsync()
 }
 
 type MadeBody = wasmtime::Result<Result<Resource<OutBody>, ()>>;
@@ -161,11 +208,20 @@ fn response_body(state: &mut State, id: Resource<HostOutgoingResponse>) -> MadeB
     if response.body.is_some() {
         return Ok(Err(()));
     }
-    let Ok(length) = content_length(&response.headers) else { return Ok(Err(())) };
+    let Ok(length) = content_length(&response.headers) else {
+        return Ok(Err(()));
+    };
     response.body = Some(body_taken());
-    let shared = BodyOut::new(length.filter(|_| !state.head_request), false);
+    let shared = BodyOut::new(
+        length.filter(|_| !state.head_request),
+        false,
+        state.early.clone(),
+    );
     State::keep_body(&mut state.response_bodies, id.rep(), shared.clone());
-    Ok(Ok(state.table.push(OutBody { shared, stream_taken: false })?))
+    Ok(Ok(state.table.push(OutBody {
+        shared,
+        stream_taken: false,
+    })?))
 }
 
 fn request_body(state: &mut State, id: Resource<HostOutgoingRequest>) -> MadeBody {
@@ -173,14 +229,22 @@ fn request_body(state: &mut State, id: Resource<HostOutgoingRequest>) -> MadeBod
     if request.body.is_some() {
         return Ok(Err(()));
     }
-    let Ok(length) = content_length(&request.headers) else { return Ok(Err(())) };
+    let Ok(length) = content_length(&request.headers) else {
+        return Ok(Err(()));
+    };
     request.body = Some(body_taken());
-    let shared = BodyOut::new(length, true);
+    let shared = BodyOut::new(length, true, state.early.clone());
     State::keep_body(&mut state.request_bodies, id.rep(), shared.clone());
-    Ok(Ok(state.table.push(OutBody { shared, stream_taken: false })?))
+    Ok(Ok(state.table.push(OutBody {
+        shared,
+        stream_taken: false,
+    })?))
 }
 
-fn body_write(state: &mut State, id: Resource<OutBody>) -> wasmtime::Result<Result<Resource<DynOutputStream>, ()>> {
+fn body_write(
+    state: &mut State,
+    id: Resource<OutBody>,
+) -> wasmtime::Result<Result<Resource<DynOutputStream>, ()>> {
     let body = state.table.get_mut(&id)?;
     if std::mem::replace(&mut body.stream_taken, true) {
         return Ok(Err(()));
@@ -203,22 +267,34 @@ fn body_finish(
 }
 
 fn outgoing_body(l: &mut LinkerInstance<'_, State>) -> wasmtime::Result<()> {
-    l.resource("outgoing-body", ResourceType::host::<OutBody>(), |mut s, rep| {
-        let body = s.data_mut().table.delete(Resource::<OutBody>::new_own(rep))?;
-        body.shared.abort();
-        Ok(())
-    })?;
+    l.resource(
+        "outgoing-body",
+        ResourceType::host::<OutBody>(),
+        |mut s, rep| {
+            let body = s
+                .data_mut()
+                .table
+                .delete(Resource::<OutBody>::new_own(rep))?;
+            body.shared.abort();
+            Ok(())
+        },
+    )?;
     l.func_wrap(
         "[method]outgoing-response.body",
-        |mut s: Cx<'_>, (id,): (Resource<HostOutgoingResponse>,)| Ok((response_body(s.data_mut(), id)?,)),
+        |mut s: Cx<'_>, (id,): (Resource<HostOutgoingResponse>,)| {
+            Ok((response_body(s.data_mut(), id)?,))
+        },
     )?;
     l.func_wrap(
         "[method]outgoing-request.body",
-        |mut s: Cx<'_>, (id,): (Resource<HostOutgoingRequest>,)| Ok((request_body(s.data_mut(), id)?,)),
+        |mut s: Cx<'_>, (id,): (Resource<HostOutgoingRequest>,)| {
+            Ok((request_body(s.data_mut(), id)?,))
+        },
     )?;
-    l.func_wrap("[method]outgoing-body.write", |mut s: Cx<'_>, (id,): (Resource<OutBody>,)| {
-        Ok((body_write(s.data_mut(), id)?,))
-    })?;
+    l.func_wrap(
+        "[method]outgoing-body.write",
+        |mut s: Cx<'_>, (id,): (Resource<OutBody>,)| Ok((body_write(s.data_mut(), id)?,)),
+    )?;
     l.func_wrap(
         "[static]outgoing-body.finish",
         |mut s: Cx<'_>, (id, trailers): (Resource<OutBody>, Option<Resource<FieldMap>>)| {
@@ -231,6 +307,9 @@ fn outgoing_body(l: &mut LinkerInstance<'_, State>) -> wasmtime::Result<()> {
 pub fn add_to_linker(l: &mut LinkerInstance<'_, State>) -> wasmtime::Result<()> {
     incoming_request(l)?;
     drop_in_table::<Outparam>(l, "response-outparam")?;
-    l.func_wrap("[static]response-outparam.set", |mut s: Cx<'_>, set: Set| set_response(s.data_mut(), set))?;
+    l.func_wrap(
+        "[static]response-outparam.set",
+        |mut s: Cx<'_>, set: Set| set_response(s.data_mut(), set),
+    )?;
     outgoing_body(l)
 }

@@ -9,7 +9,7 @@ use wasmtime::{Engine, StoreContextMut};
 use wasmtime_wasi::cli::{WasiCli, WasiCliView};
 use wasmtime_wasi::filesystem::{WasiFilesystem, WasiFilesystemView};
 use wasmtime_wasi::p2::bindings as wasi;
-use wasmtime_wasi::p2::{DynOutputStream, StreamError};
+use wasmtime_wasi::p2::{DynOutputStream, Network, StreamError};
 use wasmtime_wasi::sockets::{WasiSockets, WasiSocketsView};
 use wasmtime_wasi_http::p2::bindings as wasi_http;
 use wasmtime_wasi_http::{WasiHttp, WasiHttpView};
@@ -31,16 +31,23 @@ impl HasData for HasTable {
 }
 
 /// The 4096 bytes that upstream allows in one blocking write trap guests which write a body in one call: lifted.
-fn blocking_write(mut s: Cx<'_>, stream: Resource<DynOutputStream>, bytes: bytes::Bytes) -> Done<'_, Written> {
+fn blocking_write(
+    mut s: Cx<'_>,
+    stream: Resource<DynOutputStream>,
+    bytes: bytes::Bytes,
+) -> Done<'_, Written> {
     Box::new(async move {
         let table = &mut s.data_mut().table;
-        let result = table.get_mut(&stream)?.blocking_write_and_flush(bytes).await;
+        let result = table
+            .get_mut(&stream)?
+            .blocking_write_and_flush(bytes)
+            .await;
         Ok((match result {
             Ok(()) => Ok(()),
             Err(StreamError::Closed) => Err(io::streams::StreamError::Closed),
-            Err(StreamError::LastOperationFailed(e)) => {
-                Err(io::streams::StreamError::LastOperationFailed(table.push(e)?))
-            }
+            Err(StreamError::LastOperationFailed(e)) => Err(
+                io::streams::StreamError::LastOperationFailed(table.push(e)?),
+            ),
             Err(StreamError::Trap(e)) => return Err(e),
         },))
     })
@@ -53,13 +60,17 @@ fn add_io(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     let mut l = linker.instance(&format!("wasi:io/streams@{VERSION}"))?;
     l.func_wrap_async(
         "[method]output-stream.blocking-write-and-flush",
-        |s: Cx<'_>, (stream, bytes): (Resource<DynOutputStream>, Vec<u8>)| blocking_write(s, stream, bytes.into()),
+        |s: Cx<'_>, (stream, bytes): (Resource<DynOutputStream>, Vec<u8>)| {
+            blocking_write(s, stream, bytes.into())
+        },
     )?;
     l.func_wrap_async(
         "[method]output-stream.blocking-write-zeroes-and-flush",
         |s: Cx<'_>, (stream, count): (Resource<DynOutputStream>, u64)| {
             if count > ZEROES_MAX {
-                return Box::new(async move { Err(wasmtime::format_err!("{count} zeroes in one write")) });
+                return Box::new(async move {
+                    Err(wasmtime::format_err!("{count} zeroes in one write"))
+                });
             }
             blocking_write(s, stream, vec![0; count as usize].into())
         },
@@ -76,9 +87,24 @@ fn add_denied(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     filesystem::preopens::add_to_linker::<State, WasiFilesystem>(linker, State::filesystem)?;
     filesystem::types::add_to_linker::<State, WasiFilesystem>(linker, State::filesystem)?;
     let options = wasi::LinkOptions::default();
-    sockets::network::add_to_linker::<State, WasiSockets>(linker, &(&options).into(), State::sockets)?;
+    sockets::network::add_to_linker::<State, WasiSockets>(
+        linker,
+        &(&options).into(),
+        State::sockets,
+    )?;
     sockets::instance_network::add_to_linker::<State, WasiSockets>(linker, State::sockets)?;
     sockets::ip_name_lookup::add_to_linker::<State, WasiSockets>(linker, State::sockets)?;
+    // Refused here: upstream's future belongs to a tokio runtime.
+    linker
+        .instance(&format!("wasi:sockets/ip-name-lookup@{VERSION}"))?
+        .func_wrap(
+            "resolve-addresses",
+            |_: Cx<'_>, (_network, _name): (Resource<Network>, String)| {
+                let refused: Result<Resource<sockets::ip_name_lookup::ResolveAddressStream>, _> =
+                    Err(sockets::network::ErrorCode::PermanentResolverFailure);
+                Ok((refused,))
+            },
+        )?;
     sockets::tcp_create_socket::add_to_linker::<State, WasiSockets>(linker, State::sockets)?;
     sockets::tcp::add_to_linker::<State, WasiSockets>(linker, State::sockets)?;
     sockets::udp_create_socket::add_to_linker::<State, WasiSockets>(linker, State::sockets)?;
@@ -91,7 +117,9 @@ fn add_http(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     let mut types = linker.instance(&format!("wasi:http/types@{VERSION}"))?;
     host::add_to_linker(&mut types)?;
     outbound::add_types_to_linker(&mut types)?;
-    outbound::add_handler_to_linker(&mut linker.instance(&format!("wasi:http/outgoing-handler@{VERSION}"))?)
+    outbound::add_handler_to_linker(
+        &mut linker.instance(&format!("wasi:http/outgoing-handler@{VERSION}"))?,
+    )
 }
 
 pub fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {

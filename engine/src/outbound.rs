@@ -153,14 +153,19 @@ impl Outs {
     /// A place for an exchange, whose id is needed to make it.
     fn reserve(&mut self) -> u64 {
         let slot = self.free.pop().unwrap_or_else(|| {
-            self.entries.push(Entry { generation: 1, ..Entry::default() });
+            self.entries.push(Entry {
+                generation: 1,
+                ..Entry::default()
+            });
             self.entries.len() as u32 - 1
         });
         (self.entries[slot as usize].generation as u64) << 32 | slot as u64
     }
 
     fn entry(&mut self, id: u64) -> Option<&mut Entry> {
-        self.entries.get_mut(id as u32 as usize).filter(|e| e.generation == (id >> 32) as u32 && e.xchg.is_some())
+        self.entries
+            .get_mut(id as u32 as usize)
+            .filter(|e| e.generation == (id >> 32) as u32 && e.xchg.is_some())
     }
 
     pub fn get(&mut self, id: u64) -> Option<Arc<Xchg>> {
@@ -188,29 +193,46 @@ impl Outs {
     pub fn next_event(&mut self) -> Option<ffi::OutEvent> {
         loop {
             let id = self.events.pop_front()?;
-            let Some(entry) = self.entry(id) else { continue };
+            let Some(entry) = self.entry(id) else {
+                continue;
+            };
             entry.queued = false;
             let bits = std::mem::take(&mut entry.bits);
-            return Some(ffi::OutEvent { out: id, user: entry.user, bits, reserved_: 0 });
+            return Some(ffi::OutEvent {
+                out: id,
+                user: entry.user,
+                bits,
+                reserved_: 0,
+            });
         }
     }
 
     pub fn remove(&mut self, id: u64) -> Option<Arc<Xchg>> {
         let entry = self.entry(id)?;
         let xchg = entry.xchg.take();
-        *entry = Entry { generation: entry.generation.wrapping_add(1).max(1), ..Entry::default() };
+        *entry = Entry {
+            generation: entry.generation.wrapping_add(1).max(1),
+            ..Entry::default()
+        };
         self.free.push(id as u32);
         xchg
     }
 
     pub fn ids(&self) -> Vec<u64> {
-        let live = self.entries.iter().enumerate().filter(|(_, e)| e.xchg.is_some());
-        live.map(|(slot, e)| (e.generation as u64) << 32 | slot as u64).collect()
+        let live = self
+            .entries
+            .iter()
+            .enumerate()
+            .filter(|(_, e)| e.xchg.is_some());
+        live.map(|(slot, e)| (e.generation as u64) << 32 | slot as u64)
+            .collect()
     }
 }
 
 pub fn accept(core: &LoopCore, id: u64, user: u64) {
-    let Some(xchg) = lock(&core.outs).get(id) else { return };
+    let Some(xchg) = lock(&core.outs).get(id) else {
+        return;
+    };
     if let Some(entry) = lock(&core.outs).entry(id) {
         entry.accepted = true;
         entry.user = user;
@@ -220,13 +242,17 @@ pub fn accept(core: &LoopCore, id: u64, user: u64) {
 }
 
 pub fn refuse(core: &LoopCore, id: u64, error: HttpError) {
-    let Some(xchg) = lock(&core.outs).remove(id) else { return };
+    let Some(xchg) = lock(&core.outs).remove(id) else {
+        return;
+    };
     xchg.decide(Decision::Refused(error));
 }
 
 /// The guest is over and its instance is kept: what it still holds of the exchange is dead.
 pub fn abandon(core: &LoopCore, id: u64) {
-    let Some(xchg) = lock(&core.outs).get(id) else { return };
+    let Some(xchg) = lock(&core.outs).get(id) else {
+        return;
+    };
     if let Some(body) = &xchg.body {
         body.settle_left_behind();
     }
@@ -235,7 +261,9 @@ pub fn abandon(core: &LoopCore, id: u64) {
 
 /// C++ is through with it: whoever still waits gets an error.
 pub fn release(core: &LoopCore, id: u64) {
-    let Some(xchg) = lock(&core.outs).remove(id) else { return };
+    let Some(xchg) = lock(&core.outs).remove(id) else {
+        return;
+    };
     xchg.decide(Decision::Refused(HttpError::InternalError));
     xchg.fail(HttpError::InternalError);
     if let Some(body) = &xchg.body {
@@ -299,25 +327,41 @@ fn begin(
     let rep = request.rep();
     let request = state.table.delete(request)?;
     let body = State::take_body(&mut state.request_bodies, rep).filter(|_| request.body.is_some());
-    let Ok(length) = content_length(&request.headers) else { return Ok(Err(ErrorCode::HttpProtocolError)) };
+    let Ok(length) = content_length(&request.headers) else {
+        return Ok(Err(ErrorCode::HttpProtocolError));
+    };
     if body.is_none() && length.is_some_and(|n| n != 0) {
         return Ok(Err(ErrorCode::HttpRequestBodySize(Some(0))));
     }
     let timeout = |t: Option<std::time::Duration>| {
-        t.map_or(ffi::NEVER, |t| u64::try_from(t.as_nanos()).unwrap_or(ffi::NEVER - 1))
+        t.map_or(ffi::NEVER, |t| {
+            u64::try_from(t.as_nanos()).unwrap_or(ffi::NEVER - 1)
+        })
     };
     let id = lock(&state.core.outs).reserve();
-    let notify = || Notify { core: state.core.clone(), out: id };
+    let notify = || Notify {
+        core: state.core.clone(),
+        out: id,
+    };
     let xchg = Arc::new(Xchg {
         method: method_text(request.method),
         scheme: scheme_text(request.scheme),
         authority: request.authority.unwrap_or_default(),
         path_query: request.path_with_query.unwrap_or_default(),
         fields: request.headers.into(),
-        timeouts_ns: [options.connect_timeout, options.first_byte_timeout, options.between_bytes_timeout].map(timeout),
+        timeouts_ns: [
+            options.connect_timeout,
+            options.first_byte_timeout,
+            options.between_bytes_timeout,
+        ]
+        .map(timeout),
         body,
         response_body: BodyIn::new(Some(notify())),
-        progress: Mutex::new(Progress { decision: Decision::Open, answer: Answer::Waiting, waker: None }),
+        progress: Mutex::new(Progress {
+            decision: Decision::Open,
+            answer: Answer::Waiting,
+            waker: None,
+        }),
     });
     lock(&state.core.outs).entries[id as u32 as usize].xchg = Some(xchg.clone());
     if let Some(body) = &xchg.body {
@@ -331,7 +375,10 @@ fn begin(
     Ok(Ok(Begun { xchg, reader }))
 }
 
-type Handle = (Resource<HostOutgoingRequest>, Option<Resource<RequestOptions>>);
+type Handle = (
+    Resource<HostOutgoingRequest>,
+    Option<Resource<RequestOptions>>,
+);
 type HandleResult = (Result<Resource<FutureResponse>, ErrorCode>,);
 
 async fn handle(mut s: Cx<'_>, (request, options): Handle) -> wasmtime::Result<HandleResult> {
@@ -342,7 +389,10 @@ async fn handle(mut s: Cx<'_>, (request, options): Handle) -> wasmtime::Result<H
     if let Err(error) = poll_fn(|cx| begun.xchg.poll_decision(cx)).await {
         return Ok((Err(error_code(error)),));
     }
-    let future = FutureResponse { xchg: begun.xchg, reader: Some(begun.reader) };
+    let future = FutureResponse {
+        xchg: begun.xchg,
+        reader: Some(begun.reader),
+    };
     Ok((Ok(s.data_mut().table.push(future)?),))
 }
 
@@ -378,11 +428,18 @@ fn get(state: &mut State, id: Resource<FutureResponse>) -> wasmtime::Result<Got>
     };
     let headers = FieldMap::new_immutable(state.http().hooks, fields);
     let body = reader.map(|r| HostIncomingBody::new(r.boxed_unsync()));
-    let response = state.table.push(HostIncomingResponse { status, headers, body })?;
+    let response = state.table.push(HostIncomingResponse {
+        status,
+        headers,
+        body,
+    })?;
     Ok(Some(Ok(Ok(response))))
 }
 
-fn subscribe_response(state: &mut State, id: Resource<FutureResponse>) -> wasmtime::Result<Resource<DynPollable>> {
+fn subscribe_response(
+    state: &mut State,
+    id: Resource<FutureResponse>,
+) -> wasmtime::Result<Resource<DynPollable>> {
     subscribe(&mut state.table, id)
 }
 
@@ -390,13 +447,18 @@ pub fn add_types_to_linker(l: &mut LinkerInstance<'_, State>) -> wasmtime::Resul
     drop_in_table::<FutureResponse>(l, "future-incoming-response")?;
     l.func_wrap(
         "[method]future-incoming-response.subscribe",
-        |mut s: Cx<'_>, (id,): (Resource<FutureResponse>,)| Ok((subscribe_response(s.data_mut(), id)?,)),
+        |mut s: Cx<'_>, (id,): (Resource<FutureResponse>,)| {
+            Ok((subscribe_response(s.data_mut(), id)?,))
+        },
     )?;
-    l.func_wrap("[method]future-incoming-response.get", |mut s: Cx<'_>, (id,): (Resource<FutureResponse>,)| {
-        Ok((get(s.data_mut(), id)?,))
-    })
+    l.func_wrap(
+        "[method]future-incoming-response.get",
+        |mut s: Cx<'_>, (id,): (Resource<FutureResponse>,)| Ok((get(s.data_mut(), id)?,)),
+    )
 }
 
 pub fn add_handler_to_linker(l: &mut LinkerInstance<'_, State>) -> wasmtime::Result<()> {
-    l.func_wrap_async("handle", |s: Cx<'_>, params: Handle| Box::new(handle(s, params)))
+    l.func_wrap_async("handle", |s: Cx<'_>, params: Handle| {
+        Box::new(handle(s, params))
+    })
 }

@@ -30,7 +30,10 @@ pub struct Output {
 
 impl Output {
     pub fn reset(&mut self, max: usize) {
-        *self = Output { max, ..Output::default() };
+        *self = Output {
+            max,
+            ..Output::default()
+        };
     }
 
     /// Anything to hand over now?
@@ -88,7 +91,10 @@ impl Output {
             }
         }
         if self.dropped > 0 {
-            let text = format!("{} bytes of output were left out ({} lines cut)", self.dropped, self.cut_lines);
+            let text = format!(
+                "{} bytes of output were left out ({} lines cut)",
+                self.dropped, self.cut_lines
+            );
             self.lines.push((0, text.into_bytes()));
             self.dropped = 0;
         }
@@ -127,7 +133,11 @@ mod tests {
     use super::*;
 
     fn lines(output: &mut Output) -> Vec<(i32, String)> {
-        output.take_lines().into_iter().map(|(s, l)| (s, String::from_utf8_lossy(&l).into_owned())).collect()
+        output
+            .take_lines()
+            .into_iter()
+            .map(|(s, l)| (s, String::from_utf8_lossy(&l).into_owned()))
+            .collect()
     }
 
     #[test]
@@ -137,7 +147,15 @@ mod tests {
         o.write(1, b"one\ntw");
         o.write(2, b"err\n");
         o.write(1, b"o\n\nthree");
-        assert_eq!(lines(&mut o), [(1, "one".into()), (2, "err".into()), (1, "two".into()), (1, "".into())]);
+        assert_eq!(
+            lines(&mut o),
+            [
+                (1, "one".into()),
+                (2, "err".into()),
+                (1, "two".into()),
+                (1, "".into())
+            ]
+        );
         o.finish();
         assert_eq!(lines(&mut o), [(1, "three".into())]);
     }
@@ -152,7 +170,10 @@ mod tests {
         let got = lines(&mut o);
         assert_eq!(got[0].1.len(), LINE_MAX);
         assert_eq!(got[1], (1, "next".into()));
-        assert_eq!(got[2], (0, "14 bytes of output were left out (1 lines cut)".into()));
+        assert_eq!(
+            got[2],
+            (0, "14 bytes of output were left out (1 lines cut)".into())
+        );
         assert_eq!(got.len(), 3);
     }
 

@@ -21,7 +21,9 @@ fn is_token(bytes: &[u8]) -> bool {
 
 /// RFC 9110 section 5.5: anything but controls; a tab is none.
 fn is_field_value(bytes: &[u8]) -> bool {
-    bytes.iter().all(|b| *b == b'\t' || (*b >= 0x20 && *b != 0x7f))
+    bytes
+        .iter()
+        .all(|b| *b == b'\t' || (*b >= 0x20 && *b != 0x7f))
 }
 
 fn is_visible(bytes: &[u8]) -> bool {
@@ -45,7 +47,9 @@ impl HeadIn {
         let fields = if head.field_count == 0 {
             &[][..]
         } else if head.fields.is_null() {
-            return Err(Fault::invalid("the head has fields, but no pointer to them"));
+            return Err(Fault::invalid(
+                "the head has fields, but no pointer to them",
+            ));
         } else {
             unsafe { std::slice::from_raw_parts(head.fields, head.field_count) }
         };
@@ -54,11 +58,15 @@ impl HeadIn {
         }
         let authority = part(bytes, head.authority)?;
         if authority.is_empty() || !is_visible(authority) || !authority.is_ascii() {
-            return Err(Fault::invalid("the authority is empty or has bytes that no authority has"));
+            return Err(Fault::invalid(
+                "the authority is empty or has bytes that no authority has",
+            ));
         }
         let path = part(bytes, head.path_query)?;
         if !is_visible(path) || std::str::from_utf8(path).is_err() {
-            return Err(Fault::invalid("the path has spaces, controls, or is not UTF-8"));
+            return Err(Fault::invalid(
+                "the path has spaces, controls, or is not UTF-8",
+            ));
         }
         for field in fields {
             if !is_token(part(bytes, field.name)?) {
@@ -102,7 +110,10 @@ impl HeadIn {
     pub fn fields(&self) -> impl Iterator<Item = (&[u8], Bytes)> {
         self.fields.iter().map(|f| {
             let from = f.value.offset as usize;
-            (self.get(f.name), self.bytes.slice(from..from + f.value.length as usize))
+            (
+                self.get(f.name),
+                self.bytes.slice(from..from + f.value.length as usize),
+            )
         })
     }
 }

@@ -41,7 +41,10 @@ fn make_harmless(state: &mut State) -> usize {
 
 impl Cache {
     pub fn take(&mut self, component: &Arc<Component>) -> Option<Box<Inst>> {
-        let set = self.sets.iter_mut().find(|(c, _)| *c == Arc::as_ptr(component))?;
+        let set = self
+            .sets
+            .iter_mut()
+            .find(|(c, _)| *c == Arc::as_ptr(component))?;
         set.1.pop().map(|kept| kept.inst)
     }
 
@@ -50,7 +53,8 @@ impl Cache {
         let component = inst.store.data().component.clone();
         let limits = &component.limits;
         let state = inst.store.data_mut();
-        if inst.served >= limits.reuse_max || state.limits.memory() > limits.reuse_memory_bytes_max {
+        if inst.served >= limits.reuse_max || state.limits.memory() > limits.reuse_memory_bytes_max
+        {
             return;
         }
         if make_harmless(state) > inst.table_baseline + LEFT_BEHIND_MAX {
@@ -66,7 +70,11 @@ impl Cache {
 
     /// Drops one instance, the longest idle; false when there is none.
     pub fn evict_one(&mut self) -> bool {
-        let oldest = self.sets.iter_mut().filter(|(_, s)| !s.is_empty()).min_by_key(|(_, s)| s[0].since);
+        let oldest = self
+            .sets
+            .iter_mut()
+            .filter(|(_, s)| !s.is_empty())
+            .min_by_key(|(_, s)| s[0].since);
         oldest.map(|(_, set)| drop(set.remove(0))).is_some()
     }
 

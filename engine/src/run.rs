@@ -33,7 +33,11 @@ pub struct Job {
 
 pub type Outcome = wasmtime::Result<Box<Inst>>;
 
-fn typed_handle(component: &Component, instance: &Instance, store: &mut Store<State>) -> wasmtime::Result<Handle> {
+fn typed_handle(
+    component: &Component,
+    instance: &Instance,
+    store: &mut Store<State>,
+) -> wasmtime::Result<Handle> {
     if component.type_checked.load(Ordering::Relaxed) {
         let func = instance
             .get_func(&mut *store, component.handle)
@@ -54,18 +58,27 @@ async fn instantiate(job: &Job) -> Outcome {
     store.set_hostcall_fuel(component.limits.hostcall_fuel as usize);
     let instance = component.pre.instantiate_async(&mut store).await?;
     let handle = typed_handle(component, &instance, &mut store)?;
-    let table_baseline =
-        if component.limits.reuse_max > 1 { store.data_mut().table.iter_mut().count() } else { 0 };
+    let table_baseline = if component.limits.reuse_max > 1 {
+        store.data_mut().table.iter_mut().count()
+    } else {
+        0
+    };
     let took = monotonic_ns() - started;
     lock(&job.shared.exchange).instantiate_ns = took.min(u32::MAX as u64) as u32;
-    Ok(Box::new(Inst { store, served: 0, table_baseline, handle }))
+    Ok(Box::new(Inst {
+        store,
+        served: 0,
+        table_baseline,
+        handle,
+    }))
 }
 
 pub async fn serve(mut job: Job) -> Outcome {
     let mut inst = match job.kept.take() {
         Some(mut inst) => {
             inst.store.set_epoch_deadline(1);
-            inst.store.set_hostcall_fuel(job.component.limits.hostcall_fuel as usize);
+            inst.store
+                .set_hostcall_fuel(job.component.limits.hostcall_fuel as usize);
             inst
         }
         None => instantiate(&job).await?,
@@ -74,11 +87,18 @@ pub async fn serve(mut job: Job) -> Outcome {
     let state = inst.store.data_mut();
     state.serial = state.serial.wrapping_add(1);
     state.head_request = job.head.method() == b"HEAD";
-    let request =
-        InRequest { head: Some(Arc::new(job.head)), fields: None, body: Some(InBody::new(job.body.take())) };
+    let request = InRequest {
+        head: Some(Arc::new(job.head)),
+        fields: None,
+        body: Some(InBody::new(job.body.take())),
+    };
     let request = state.table.push(request)?;
-    let outparam = state.table.push(Outparam { serial: state.serial })?;
+    let outparam = state.table.push(Outparam {
+        serial: state.serial,
+    })?;
     let handle = inst.handle;
-    handle.call_async(&mut inst.store, (request, outparam)).await?;
+    handle
+        .call_async(&mut inst.store, (request, outparam))
+        .await?;
     Ok(inst)
 }

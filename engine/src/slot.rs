@@ -98,29 +98,51 @@ impl Slot {
         let bodiless = self.head_request || matches!(response.status, 204 | 304);
         let fault = |text: String| Some(Fault::new(Code::Body, text));
         let Some(body) = &response.body else {
-            let announced = crate::fields::content_length(&response.fields).ok().flatten().unwrap_or(0);
+            let announced = crate::fields::content_length(&response.fields)
+                .ok()
+                .flatten()
+                .unwrap_or(0);
             if announced == 0 || bodiless || !self.over {
                 return None;
             }
-            return fault(format!("the guest announced a content-length of {announced} and wrote no body"));
+            return fault(format!(
+                "the guest announced a content-length of {announced} and wrote no body"
+            ));
         };
-        let expected = || body.expected().map_or(String::new(), |e| format!(" of an announced content-length of {e}"));
+        let expected = || {
+            body.expected().map_or(String::new(), |e| {
+                format!(" of an announced content-length of {e}")
+            })
+        };
         match body.end() {
             _ if bodiless => None,
-            OutEnd::Unfinished => {
-                fault(format!("the guest dropped its response body unfinished after {} bytes{}", body.written(), expected()))
-            }
-            OutEnd::WrongLength(n) => fault(format!("the guest wrote a response body of {n} bytes{}", expected())),
+            OutEnd::Unfinished => fault(format!(
+                "the guest dropped its response body unfinished after {} bytes{}",
+                body.written(),
+                expected()
+            )),
+            OutEnd::WrongLength(n) => fault(format!(
+                "the guest wrote a response body of {n} bytes{}",
+                expected()
+            )),
             OutEnd::Open | OutEnd::Finished => None,
         }
     }
 
     /// Head, end and failure. `verdict` is there when the guest has just ended.
     pub fn collect_response(&mut self, bits: &mut u32, verdict: Option<Result<(), Fault>>) {
-        let shared = self.shared.as_ref().map(|s| lock(&s.exchange).response.take());
+        let shared = self
+            .shared
+            .as_ref()
+            .map(|s| lock(&s.exchange).response.take());
         match shared.flatten() {
-            Some(Ok(response)) if self.fault.is_none() && self.response.is_none() => self.response = Some(response),
-            Some(Err(code)) => self.fail(bits, Fault::new(Code::GuestError, format!("the guest answered with {code}"))),
+            Some(Ok(response)) if self.fault.is_none() && self.response.is_none() => {
+                self.response = Some(response)
+            }
+            Some(Err(code)) => self.fail(
+                bits,
+                Fault::new(Code::GuestError, format!("the guest answered with {code}")),
+            ),
             _ => {}
         }
         if let Some(Err(fault)) = verdict {
@@ -139,7 +161,13 @@ impl Slot {
             return;
         }
         if self.response.is_none() {
-            return self.fail(bits, Fault::new(Code::NoResponse, "the guest returned without setting a response"));
+            return self.fail(
+                bits,
+                Fault::new(
+                    Code::NoResponse,
+                    "the guest returned without setting a response",
+                ),
+            );
         }
         self.trailers = self.body_out().and_then(|b| b.take_trailers());
         if self.fault.is_none() {
@@ -166,7 +194,9 @@ impl Slot {
             self.stats.memory_bytes_peak = exchange.memory_peak;
             self.stats.outbound = exchange.outbound_begun;
             self.stats.instantiate_ns = exchange.instantiate_ns;
-            exchange.outbound.retain(|id| lock(&core.outs).get(*id).is_some());
+            exchange
+                .outbound
+                .retain(|id| lock(&core.outs).get(*id).is_some());
             if !exchange.outbound.is_empty() {
                 *bits |= ffi::EV_OUTBOUND;
             }

@@ -40,7 +40,15 @@ impl Loop {
     pub fn new(engine: Arc<Engine>, ops: ffi::LoopOps) -> Loop {
         wasmtime::Engine::tls_eager_initialize();
         let core = LoopCore::new(&ops);
-        Loop { core, engine, ops, slots: Vec::new(), free: Vec::new(), spare: Vec::new(), cache: Cache::default() }
+        Loop {
+            core,
+            engine,
+            ops,
+            slots: Vec::new(),
+            free: Vec::new(),
+            spare: Vec::new(),
+            cache: Cache::default(),
+        }
     }
 
     pub fn get(&mut self, id: u64) -> Option<&mut Slot> {
@@ -60,7 +68,10 @@ impl Loop {
         });
         let slot = &mut self.slots[index as usize];
         let shared = self.spare.pop().unwrap_or_default();
-        *lock(&shared.exchange) = Exchange { clock: CpuClock::new(request.cpu_budget_ns), ..Exchange::default() };
+        *lock(&shared.exchange) = Exchange {
+            clock: CpuClock::new(request.cpu_budget_ns),
+            ..Exchange::default()
+        };
         slot.live = true;
         slot.user = request.user;
         slot.head_request = head.method() == b"HEAD";
@@ -74,8 +85,14 @@ impl Loop {
     /// Makes the guest's future at the first run: from a kept instance, if there is one.
     fn begin(&mut self, index: u32) {
         let slot = &mut self.slots[index as usize];
-        let (Some(head), Some(component)) = (slot.head.take(), slot.component.clone()) else { return };
-        let kept = if component.limits.reuse_max > 1 { self.cache.take(&component) } else { None };
+        let (Some(head), Some(component)) = (slot.head.take(), slot.component.clone()) else {
+            return;
+        };
+        let kept = if component.limits.reuse_max > 1 {
+            self.cache.take(&component)
+        } else {
+            None
+        };
         if kept.is_none() && self.engine.is_full() {
             self.cache.evict_one();
         }
@@ -91,12 +108,21 @@ impl Loop {
         }
         lock(&shared.output).reset(component.limits.output_bytes_max as usize);
         slot.shared = Some(shared.clone());
-        let job = Job { component, core: self.core.clone(), shared, kept, head, body: slot.body_in.clone() };
+        let job = Job {
+            component,
+            core: self.core.clone(),
+            shared,
+            kept,
+            head,
+            body: slot.body_in.clone(),
+        };
         slot.guest = Some(Box::pin(serve(job)));
     }
 
     pub fn run(&mut self, id: u64, now: u64, slice: u64) -> u32 {
-        let Some(index) = self.index(id) else { return 0 };
+        let Some(index) = self.index(id) else {
+            return 0;
+        };
         let begun = guard(|| {
             self.begin(index);
             Ok(())
@@ -140,7 +166,9 @@ impl Loop {
                 slot.guest = Some(guest);
                 None
             }
-            Ok(Poll::Ready(Ok(inst))) if inst.store.data().component.limits.reuse_max > 1 => Some(Ok(Some(inst))),
+            Ok(Poll::Ready(Ok(inst))) if inst.store.data().component.limits.reuse_max > 1 => {
+                Some(Ok(Some(inst)))
+            }
             Ok(Poll::Ready(Ok(inst))) => Some(drop_guarded(inst).map(|()| None)),
             Ok(Poll::Ready(Err(error))) => {
                 let refused = lock(&shared.exchange).refused.take();
@@ -162,7 +190,10 @@ impl Loop {
     /// The guest returned and its instance may serve again: what it left open is closed, then it is kept or dropped.
     fn settle(&mut self, index: u32, inst: Box<Inst>, now: u64) {
         let slot = &self.slots[index as usize];
-        let begun = slot.shared.as_ref().map(|s| std::mem::take(&mut lock(&s.exchange).outbound_ids));
+        let begun = slot
+            .shared
+            .as_ref()
+            .map(|s| std::mem::take(&mut lock(&s.exchange).outbound_ids));
         for id in begun.into_iter().flatten() {
             outbound::abandon(&self.core, id);
         }
@@ -209,7 +240,10 @@ impl Loop {
             let slot = &self.slots[index as usize];
             if slot.live && slot.generation == generation {
                 slot.cell.taken();
-                woken[n] = ffi::Woken { req: id_of(generation, index), user: slot.user };
+                woken[n] = ffi::Woken {
+                    req: id_of(generation, index),
+                    user: slot.user,
+                };
                 n += 1;
             }
         }

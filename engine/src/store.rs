@@ -1,9 +1,9 @@
 //! What a guest's store holds: its resource table, its limits, and what it shares with the slot that runs it.
 
-use crate::body::BodyOut;
+use crate::body::{BodyOut, Early};
+use crate::clocks::{monotonic_ns, thread_cpu_ns};
 use crate::component::Component;
 use crate::config::Live;
-use crate::clocks::{monotonic_ns, thread_cpu_ns};
 use crate::error::Stop;
 use crate::output::Output;
 use crate::waker::{LoopCore, lock};
@@ -40,7 +40,10 @@ pub struct CpuClock {
 
 impl CpuClock {
     pub fn new(budget: u64) -> CpuClock {
-        CpuClock { budget, ..CpuClock::default() }
+        CpuClock {
+            budget,
+            ..CpuClock::default()
+        }
     }
 
     pub fn start_run(&mut self, slice: u64) {
@@ -75,7 +78,11 @@ impl CpuClock {
         if self.spent + self.in_run() > self.budget {
             return Err(Stop::Cpu);
         }
-        Ok(if wall >= self.slice { UpdateDeadline::Yield(1) } else { UpdateDeadline::Continue(1) })
+        Ok(if wall >= self.slice {
+            UpdateDeadline::Yield(1)
+        } else {
+            UpdateDeadline::Continue(1)
+        })
     }
 }
 
@@ -126,7 +133,12 @@ impl Limits {
 }
 
 impl ResourceLimiter for Limits {
-    fn memory_growing(&mut self, current: usize, desired: usize, _max: Option<usize>) -> wasmtime::Result<bool> {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _max: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         let growth = desired.saturating_sub(current) as u64;
         let total = self.memory.saturating_add(growth);
         if total > self.memory_max {
@@ -147,11 +159,20 @@ impl ResourceLimiter for Limits {
         self.refuse(format!("memory: {error:#}")).map(|_| ())
     }
 
-    fn table_growing(&mut self, current: usize, desired: usize, _max: Option<usize>) -> wasmtime::Result<bool> {
-        let total = self.tables.saturating_add(desired.saturating_sub(current) as u64);
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _max: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let total = self
+            .tables
+            .saturating_add(desired.saturating_sub(current) as u64);
         if total > self.tables_max {
-            return self
-                .refuse(format!("tables: {total} elements were asked for, the limit is {}", self.tables_max));
+            return self.refuse(format!(
+                "tables: {total} elements were asked for, the limit is {}",
+                self.tables_max
+            ));
         }
         self.tables = total;
         Ok(true)
@@ -165,7 +186,13 @@ impl ResourceLimiter for Limits {
 /// Upstream's hooks: only the field rules are used; bodies and outgoing requests are our own.
 pub struct Hooks;
 
-type Sent = Result<(http::Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>), Error>;
+type Sent = Result<
+    (
+        http::Response<WasiBody>,
+        Box<dyn Future<Output = Result<(), Error>> + Send>,
+    ),
+    Error,
+>;
 
 impl WasiHttpHooks for Hooks {
     fn is_forbidden_header(&mut self, name: &http::HeaderName) -> bool {
@@ -195,6 +222,8 @@ pub struct State {
     /// Bodies of outgoing responses and requests, by the resource's index in the table.
     pub response_bodies: Vec<(u32, Arc<BodyOut>)>,
     pub request_bodies: Vec<(u32, Arc<BodyOut>)>,
+    /// What is written to bodies that are not on their way.
+    pub early: Arc<Early>,
     http: WasiHttpCtx,
     hooks: Hooks,
     /// For filesystem, sockets and terminals only; made when the guest first calls one of them.
@@ -218,20 +247,37 @@ impl State {
 impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         let ctx = self.wasi.get_or_insert_with(|| {
-            Box::new(WasiCtxBuilder::new().allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false).build())
+            Box::new(
+                WasiCtxBuilder::new()
+                    .allow_tcp(false)
+                    .allow_udp(false)
+                    .allow_ip_name_lookup(false)
+                    .build(),
+            )
         });
-        WasiCtxView { ctx, table: &mut self.table }
+        WasiCtxView {
+            ctx,
+            table: &mut self.table,
+        }
     }
 }
 
 impl WasiHttpView for State {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
-        WasiHttpCtxView { hooks: &mut self.hooks, table: &mut self.table, ctx: &mut self.http }
+        WasiHttpCtxView {
+            hooks: &mut self.hooks,
+            table: &mut self.table,
+            ctx: &mut self.http,
+        }
     }
 }
 
 /// A store with the component's limits and its epoch callback; the deadline is set per call.
-pub fn new_store(component: &Arc<Component>, core: &Arc<LoopCore>, shared: &Arc<Shared>) -> Store<State> {
+pub fn new_store(
+    component: &Arc<Component>,
+    core: &Arc<LoopCore>,
+    shared: &Arc<Shared>,
+) -> Store<State> {
     let limits = &component.limits;
     let mut table = ResourceTable::with_capacity(16);
     table.set_max_capacity(limits.resources_max as usize);
@@ -254,6 +300,7 @@ pub fn new_store(component: &Arc<Component>, core: &Arc<LoopCore>, shared: &Arc<
         head_request: false,
         response_bodies: Vec::new(),
         request_bodies: Vec::new(),
+        early: Early::new(limits.memory_bytes_max),
         http,
         hooks: Hooks,
         wasi: None,

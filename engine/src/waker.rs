@@ -49,7 +49,10 @@ impl LoopCore {
     pub fn new(ops: &LoopOps) -> Arc<LoopCore> {
         Arc::new(LoopCore {
             thread: this_thread(),
-            ops: Ops { ctx: ops.ctx, wake: ops.wake },
+            ops: Ops {
+                ctx: ops.ctx,
+                wake: ops.wake,
+            },
             ready: Mutex::new(VecDeque::with_capacity(256)),
             notified: AtomicBool::new(false),
             polling: AtomicU32::new(NO_SLOT),
@@ -129,7 +132,82 @@ impl Wake for WakeCell {
         if self.core.on_thread() && self.core.polling.load(Ordering::Relaxed) == self.slot {
             self.yielded.store(true, Ordering::Release);
         } else if !self.queued.swap(true, Ordering::AcqRel) {
-            self.core.push(self.slot, self.generation.load(Ordering::Acquire));
+            self.core
+                .push(self.slot, self.generation.load(Ordering::Acquire));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::Waker;
+
+    static WAKES: AtomicU32 = AtomicU32::new(0);
+    unsafe extern "C" fn count(_: *mut c_void) {
+        WAKES.fetch_add(1, Ordering::SeqCst);
+    }
+
+    #[test]
+    fn wakes_are_coalesced_and_other_threads_call_once_a_batch() {
+        let core = LoopCore::new(&LoopOps {
+            ctx: std::ptr::null_mut(),
+            wake: Some(count),
+            output: None,
+        });
+        let cells: Vec<_> = (0..2).map(|i| WakeCell::new(core.clone(), i)).collect();
+        let wakers: Vec<Waker> = cells.iter().map(|c| Waker::from(c.clone())).collect();
+        wakers[1].wake_by_ref();
+        wakers[1].wake_by_ref();
+        assert_eq!((core.pop(), core.pop()), (Some((1, 1)), None));
+        assert_eq!(
+            WAKES.load(Ordering::SeqCst),
+            0,
+            "no call on the loop's own thread"
+        );
+        cells[1].taken();
+
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                wakers
+                    .iter()
+                    .for_each(|w| (0..3).for_each(|_| w.wake_by_ref()))
+            });
+        });
+        assert_eq!(WAKES.load(Ordering::SeqCst), 1);
+        core.acknowledge();
+        assert_eq!(
+            (core.pop(), core.pop(), core.pop()),
+            (Some((0, 1)), Some((1, 1)), None)
+        );
+        std::thread::scope(|scope| {
+            scope.spawn(|| wakers[0].wake_by_ref());
+        });
+        assert_eq!(core.pop(), None, "still queued, as far as the cell knows");
+        cells[0].taken();
+        std::thread::scope(|scope| {
+            scope.spawn(|| wakers[0].wake_by_ref());
+        });
+        assert_eq!(WAKES.load(Ordering::SeqCst), 2);
+    }
+
+    #[test]
+    fn a_wake_of_the_slot_that_is_polled_is_a_yield() {
+        let core = LoopCore::new(&LoopOps {
+            ctx: std::ptr::null_mut(),
+            wake: None,
+            output: None,
+        });
+        let cell = WakeCell::new(core.clone(), 3);
+        let waker = Waker::from(cell.clone());
+        core.polling.store(3, Ordering::Relaxed);
+        waker.wake_by_ref();
+        core.polling.store(NO_SLOT, Ordering::Relaxed);
+        assert!(cell.take_yielded());
+        assert!(!cell.take_yielded());
+        assert_eq!(core.pop(), None);
+        cell.set_generation(9);
+        waker.wake();
+        assert_eq!(core.pop(), Some((3, 9)));
     }
 }

@@ -40,7 +40,11 @@ fn echo_streams_both_ways_under_back_pressure() {
     let mut rig = Rig::new();
     let echo = rig.load(&guest::guest_of(4, ECHO), &ComponentOptions::default());
     let req = rig.start(echo, &Request::post());
-    assert_eq!(rig.run(req), EV_HEAD, "the head is out before any of the body came");
+    assert_eq!(
+        rig.run(req),
+        EV_HEAD,
+        "the head is out before any of the body came"
+    );
     assert_eq!(rig.push(req, b"one"), 0);
     assert_eq!(rig.woken(0), [req]);
     assert_eq!(rig.run(req), EV_BODY);
@@ -60,7 +64,10 @@ fn echo_streams_both_ways_under_back_pressure() {
         }
     }
     assert!(stopped);
-    assert!(pushed <= (128 + 256 + 64) << 10, "{pushed} bytes went in with nobody reading");
+    assert!(
+        pushed <= (128 + 256 + 64) << 10,
+        "{pushed} bytes went in with nobody reading"
+    );
     let mut got = 0;
     let mut reopened = false;
     while got < pushed {
@@ -73,7 +80,10 @@ fn echo_streams_both_ways_under_back_pressure() {
     rig.body_end(req);
     let (bits, rest) = rig.finish(req);
     assert!(rest.is_empty());
-    assert_eq!(bits & (EV_END | EV_DONE | EV_ABORT | EV_FAILED), EV_END | EV_DONE);
+    assert_eq!(
+        bits & (EV_END | EV_DONE | EV_ABORT | EV_FAILED),
+        EV_END | EV_DONE
+    );
     rig.release(req);
 }
 
@@ -97,6 +107,43 @@ fn a_megabyte_of_a_body_in_one_blocking_write() {
 }
 
 #[test]
+fn a_body_may_be_written_whole_before_the_response_is_set() {
+    let mut rig = Rig::new();
+    let body = r#"
+    (func (export "handle") (param $req i32) (param $out i32)
+      (local $r i32)
+      (local.set $r (call $response (call $fields)))
+      (call $response-body (local.get $r) (i32.const 0))
+      (global.set $body (i32.load (i32.const 4)))
+      (call $body-write (global.get $body) (i32.const 0))
+      (global.set $stream (i32.load (i32.const 4)))
+      (memory.fill (i32.const 65536) (i32.const 98) (i32.const 1048576))
+      (drop (call $put (i32.const 65536) (i32.const 1048576)))
+      ENDLESS
+      (call $finish)
+      (call $set (local.get $out) (i32.const 0) (local.get $r) (i32.const 0) (i64.const 0) (i32.const 0) (i32.const 0)
+        (i32.const 0) (i32.const 0)))"#;
+    let options = ComponentOptions {
+        memory_bytes_max: 8 << 20,
+        ..ComponentOptions::default()
+    };
+    let first = rig.load(&guest::guest_of(20, &body.replace("ENDLESS", "")), &options);
+    let (bits, bytes, error) = rig.get(first);
+    assert_ne!(bits & EV_END, 0, "{error:?}");
+    assert_eq!(bytes.len(), 1 << 20);
+
+    // Without end it is no way around the limit on memory.
+    let endless =
+        "(loop $l (br_if $l (i32.eqz (call $put (i32.const 65536) (i32.const 1048576)))))";
+    let endless = rig.load(
+        &guest::guest_of(20, &body.replace("ENDLESS", endless)),
+        &options,
+    );
+    let (_, _, (code, text)) = rig.get(endless);
+    assert_eq!(code, Code::HostLimit as i32, "{text}");
+}
+
+#[test]
 fn a_trap_before_the_head_names_the_guests_functions() {
     let mut rig = Rig::new();
     let body = r#"
@@ -107,7 +154,14 @@ fn a_trap_before_the_head_names_the_guests_functions() {
     assert_eq!(bits, EV_FAILED | EV_DONE);
     assert!(bytes.is_empty());
     assert_eq!(code, Code::Trap as i32);
-    assert!(text.contains("deep_inside") && text.contains("unreachable"), "{text}");
+    assert!(
+        text.contains("deep_inside") && text.contains("unreachable"),
+        "{text}"
+    );
+    assert!(
+        text.starts_with("wasm trap: "),
+        "the reason comes first: {text}"
+    );
     assert!(!text.ends_with('\n'));
 }
 
@@ -125,9 +179,16 @@ fn a_trap_after_the_head_is_an_abort_never_an_end() {
     let req = rig.start(guest, &Request::default());
     assert_eq!(rig.run(req), EV_HEAD | EV_BODY);
     let (bits, _) = rig.finish(req);
-    assert_eq!(bits & (EV_END | EV_ABORT | EV_FAILED | EV_DONE), EV_ABORT | EV_DONE);
+    assert_eq!(
+        bits & (EV_END | EV_ABORT | EV_FAILED | EV_DONE),
+        EV_ABORT | EV_DONE
+    );
     assert_eq!(rig.error(req).0, Code::Trap as i32);
-    assert_eq!(rig.head(req).unwrap().0.status, 200, "the head stays until release");
+    assert_eq!(
+        rig.head(req).unwrap().0.status,
+        200,
+        "the head stays until release"
+    );
     rig.release(req);
 }
 
@@ -193,12 +254,20 @@ fn content_length_is_held_to() {
         ("5", "", false),
         ("", "", false),
         ("", "(call $drop-out-stream (global.get $stream))", false),
-        ("", "(call $drop-out-stream (global.get $stream)) (call $drop-body (global.get $body))", false),
+        (
+            "",
+            "(call $drop-out-stream (global.get $stream)) (call $drop-body (global.get $body))",
+            false,
+        ),
     ] {
         let guest = rig.guest(&with_length(length, end));
         let (bits, bytes, (code, text)) = rig.get(guest);
         let told = bits & (EV_END | EV_ABORT | EV_FAILED | EV_DONE);
-        let want = if good { EV_END | EV_DONE } else { EV_ABORT | EV_DONE };
+        let want = if good {
+            EV_END | EV_DONE
+        } else {
+            EV_ABORT | EV_DONE
+        };
         assert_eq!(told, want, "content-length {length:?}, end {end:?}: {text}");
         assert_eq!(code, if good { 0 } else { Code::Body as i32 }, "{text}");
         assert_eq!(bytes, if length == "3" { &b""[..] } else { b"four" });
@@ -209,7 +278,13 @@ fn content_length_is_held_to() {
 fn a_head_request_may_announce_a_length_and_write_nothing() {
     let mut rig = Rig::new();
     let guest = rig.guest(&with_length("5", "(call $finish)"));
-    let req = rig.start(guest, &Request { method: "HEAD", ..Request::default() });
+    let req = rig.start(
+        guest,
+        &Request {
+            method: "HEAD",
+            ..Request::default()
+        },
+    );
     let (bits, _) = rig.finish(req);
     assert_eq!(bits & (EV_END | EV_ABORT), EV_END);
     assert_eq!(rig.head(req).unwrap().0.content_length, 5);
@@ -247,7 +322,14 @@ fn request_heads_reach_the_guest_untouched() {
         ("keep-alive", b"5"),
         ("x-b", b""),
     ];
-    let req = rig.start(guest, &Request { path: "/a%2Fb//c?x=1&y=<>", fields, ..Request::default() });
+    let req = rig.start(
+        guest,
+        &Request {
+            path: "/a%2Fb//c?x=1&y=<>",
+            fields,
+            ..Request::default()
+        },
+    );
     let (_, bytes) = rig.finish(req);
     assert_eq!(bytes, b"/a%2Fb//c?x=1&y=<>test.examplex-b1x-bx-a\xff\xfe");
 }
@@ -257,12 +339,30 @@ fn bad_heads_are_the_clients_fault() {
     let mut rig = Rig::new();
     let hello = rig.guest(guest::HELLO);
     for bad in [
-        Request { method: "", ..Request::default() },
-        Request { method: "G ET", ..Request::default() },
-        Request { authority: "", ..Request::default() },
-        Request { path: "/a b", ..Request::default() },
-        Request { fields: vec![("a b", b"c")], ..Request::default() },
-        Request { fields: vec![("a", b"b\r\nc: d")], ..Request::default() },
+        Request {
+            method: "",
+            ..Request::default()
+        },
+        Request {
+            method: "G ET",
+            ..Request::default()
+        },
+        Request {
+            authority: "",
+            ..Request::default()
+        },
+        Request {
+            path: "/a b",
+            ..Request::default()
+        },
+        Request {
+            fields: vec![("a b", b"c")],
+            ..Request::default()
+        },
+        Request {
+            fields: vec![("a", b"b\r\nc: d")],
+            ..Request::default()
+        },
     ] {
         let mut err = Err::default();
         assert_eq!(bad.start(rig.l, hello, &mut err), 0);
@@ -296,11 +396,22 @@ fn trailers_go_both_ways() {
     let req = rig.start(guest, &Request::post());
     rig.run(req);
     rig.push(req, b"abc");
-    let trailers = [Field { name: str_of(b"x-sum"), value: str_of(b"42") }];
+    let trailers = [Field {
+        name: str_of(b"x-sum"),
+        value: str_of(b"42"),
+    }];
     unsafe { mik_engine::mik_req_body_end(rig.l, req, trailers.as_ptr(), 1) };
     let (bits, _) = rig.finish(req);
-    assert_eq!(bits & (EV_END | EV_FAILED | EV_ABORT), EV_END, "{:?}", rig.error(req));
-    let mut fields = [Field { name: Str::EMPTY, value: Str::EMPTY }; 4];
+    assert_eq!(
+        bits & (EV_END | EV_FAILED | EV_ABORT),
+        EV_END,
+        "{:?}",
+        rig.error(req)
+    );
+    let mut fields = [Field {
+        name: Str::EMPTY,
+        value: Str::EMPTY,
+    }; 4];
     let n = unsafe { mik_engine::mik_resp_trailers(rig.l, req, fields.as_mut_ptr(), 4) };
     assert_eq!(n, 1);
     assert_eq!(bytes_of(fields[0].name), b"x-sum");

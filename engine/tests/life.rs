@@ -31,7 +31,9 @@ fn timers_are_the_loops_and_fire_by_the_callers_clock() {
 fn a_released_sleeper_takes_its_timer_along() {
     let mut rig = Rig::new();
     let sleepy = rig.guest(SLEEPY);
-    let ids: Vec<u64> = (0..5).map(|_| rig.start(sleepy, &Request::default())).collect();
+    let ids: Vec<u64> = (0..5)
+        .map(|_| rig.start(sleepy, &Request::default()))
+        .collect();
     for id in &ids {
         rig.run(*id);
     }
@@ -45,7 +47,10 @@ fn a_released_sleeper_takes_its_timer_along() {
 
 #[test]
 fn cancelling_gives_the_slot_back_at_every_point() {
-    let one = EngineOptions { instances_max: 1, ..options() };
+    let one = EngineOptions {
+        instances_max: 1,
+        ..options()
+    };
     let mut rig = Rig::with(&one);
     let hello = rig.guest(guest::HELLO);
     let waits_for_body = r#"
@@ -65,28 +70,49 @@ fn cancelling_gives_the_slot_back_at_every_point() {
         if point > 1 {
             rig.push(req, b"x");
             let bits = rig.run(req);
-            assert_eq!(bits, EV_HEAD | EV_BODY, "waits for the window: {:?}", rig.error(req));
+            assert_eq!(
+                bits,
+                EV_HEAD | EV_BODY,
+                "waits for the window: {:?}",
+                rig.error(req)
+            );
         }
         if point > 2 {
             rig.consume(req, 256 << 10);
         }
         rig.release(req);
         assert_eq!(rig.run(req), 0);
-        assert!(rig.woken(now()).is_empty(), "a wake of a request that is gone");
-        assert_eq!(rig.get(hello).1, b"hello\n", "the one slot of the pool is free again, point {point}");
+        assert!(
+            rig.woken(now()).is_empty(),
+            "a wake of a request that is gone"
+        );
+        assert_eq!(
+            rig.get(hello).1,
+            b"hello\n",
+            "the one slot of the pool is free again, point {point}"
+        );
     }
 }
 
 #[test]
 fn an_empty_pool_is_busy_and_no_trap() {
-    let mut rig = Rig::with(&EngineOptions { instances_max: 2, ..options() });
+    let mut rig = Rig::with(&EngineOptions {
+        instances_max: 2,
+        ..options()
+    });
     let (sleepy, hello) = (rig.guest(SLEEPY), rig.guest(guest::HELLO));
-    let ids: Vec<u64> = (0..2).map(|_| rig.start(sleepy, &Request::default())).collect();
+    let ids: Vec<u64> = (0..2)
+        .map(|_| rig.start(sleepy, &Request::default()))
+        .collect();
     for id in &ids {
         rig.run(*id);
     }
     let (bits, _, (code, text)) = rig.get(hello);
-    assert_eq!((bits, code), (EV_FAILED | EV_DONE, Code::Busy as i32), "{text}");
+    assert_eq!(
+        (bits, code),
+        (EV_FAILED | EV_DONE, Code::Busy as i32),
+        "{text}"
+    );
     rig.release(ids[0]);
     assert_eq!(rig.get(hello).1, b"hello\n");
 }
@@ -144,7 +170,9 @@ fn many_requests_on_one_loop_are_woken_in_order() {
       (call $respond (local.get $out))
       (call $finish))"#;
     let guest = rig.guest(body);
-    let ids: Vec<u64> = (0..10).map(|_| rig.start(guest, &Request::post())).collect();
+    let ids: Vec<u64> = (0..10)
+        .map(|_| rig.start(guest, &Request::post()))
+        .collect();
     for id in &ids {
         assert_eq!(rig.run(*id), 0);
     }
@@ -153,15 +181,26 @@ fn many_requests_on_one_loop_are_woken_in_order() {
         rig.push(ids[i], b"x");
         rig.push(ids[i], b"y");
     }
-    assert_eq!(rig.woken(0), order.map(|i| ids[i]), "each once, in the order of the wakes");
+    assert_eq!(
+        rig.woken(0),
+        order.map(|i| ids[i]),
+        "each once, in the order of the wakes"
+    );
     assert!(rig.woken(0).is_empty());
-    assert_eq!(rig.seen.wakes.load(Ordering::SeqCst), 0, "no call for wakes of the loop's own thread");
+    assert_eq!(
+        rig.seen.wakes.load(Ordering::SeqCst),
+        0,
+        "no call for wakes of the loop's own thread"
+    );
 }
 
 #[test]
 fn a_loop_with_live_requests_can_be_deleted() {
     let mut rig = Rig::new();
-    let (sleepy, spin) = (rig.guest(SLEEPY), rig.guest(r#"(func (export "handle") (param i32 i32) (loop $l (br $l)))"#));
+    let (sleepy, spin) = (
+        rig.guest(SLEEPY),
+        rig.guest(r#"(func (export "handle") (param i32 i32) (loop $l (br $l)))"#),
+    );
     for component in [sleepy, spin] {
         let req = rig.start(component, &Request::default());
         rig.run(req);

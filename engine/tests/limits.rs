@@ -19,9 +19,15 @@ fn an_endless_guest_yields_at_its_slice_and_can_be_released() {
     let req = rig.start(spin, &Request::default());
     for slice in [1, 5] {
         let from = now();
-        assert_eq!(unsafe { mik_engine::mik_req_run(rig.l, req, from, slice * MS) }, EV_YIELDED);
+        assert_eq!(
+            unsafe { mik_engine::mik_req_run(rig.l, req, from, slice * MS) },
+            EV_YIELDED
+        );
         let took = now() - from;
-        assert!(took >= slice * MS && took < 1000 * MS, "a slice of {slice} ms took {took} ns");
+        assert!(
+            took >= slice * MS && took < 1000 * MS,
+            "a slice of {slice} ms took {took} ns"
+        );
         assert!(rig.woken(now()).is_empty(), "a yield is said, not woken");
     }
     assert_eq!(rig.get(hello).1, b"hello\n", "others run meanwhile");
@@ -34,7 +40,13 @@ fn an_endless_guest_yields_at_its_slice_and_can_be_released() {
 fn the_cpu_budget_ends_an_endless_guest() {
     let mut rig = Rig::new();
     let spin = rig.guest(SPIN);
-    let req = rig.start(spin, &Request { cpu_budget_ns: 20 * MS, ..Request::default() });
+    let req = rig.start(
+        spin,
+        &Request {
+            cpu_budget_ns: 20 * MS,
+            ..Request::default()
+        },
+    );
     let (bits, _) = rig.finish(req);
     assert_eq!(bits & !EV_YIELDED, EV_FAILED | EV_DONE);
     let (code, text) = rig.error(req);
@@ -52,7 +64,13 @@ fn time_asleep_is_not_cpu_time() {
       (call $respond (local.get $out))
       (call $finish))"#;
     let guest = rig.guest(body);
-    let req = rig.start(guest, &Request { cpu_budget_ns: 20 * MS, ..Request::default() });
+    let req = rig.start(
+        guest,
+        &Request {
+            cpu_budget_ns: 20 * MS,
+            ..Request::default()
+        },
+    );
     let (bits, _) = rig.finish(req);
     assert_ne!(bits & EV_END, 0, "{:?}", rig.error(req));
     assert!(rig.stats(req).cpu_ns < 20 * MS);
@@ -74,12 +92,18 @@ fn memory_is_summed_and_a_refused_growth_is_the_reason_of_what_follows() {
     assert_eq!(bits & (EV_FAILED | EV_DONE), EV_FAILED | EV_DONE);
     let (code, text) = rig.error(req);
     assert_eq!(code, Code::Memory as i32, "{text}");
-    assert!(text.contains("memory_limit_bytes") && text.contains("8388608"), "{text}");
+    assert!(
+        text.contains("memory_limit_bytes") && text.contains("8388608"),
+        "{text}"
+    );
     let peak = rig.stats(req).memory_bytes_peak;
     assert!(peak > 7 << 20 && peak <= 8 << 20, "{peak}");
 
     // A guest that copes with the refusal is not failed.
-    let copes = HOG.replace("unreachable", "(call $respond (local.get 1)) (call $finish)");
+    let copes = HOG.replace(
+        "unreachable",
+        "(call $respond (local.get 1)) (call $finish)",
+    );
     let copes = rig.load(&guest::guest(&copes), &options);
     assert_ne!(rig.get(copes).0 & EV_END, 0);
 }
@@ -92,7 +116,10 @@ fn tables_are_limited() {
     (func (export "handle") (param i32 i32)
       (loop $more (br_if $more (i32.ne (table.grow $t (ref.null func) (i32.const 100)) (i32.const -1))))
       unreachable)"#;
-    let hog = rig.load(&guest::guest(body), &limited(|o| o.table_elements_max = 5000));
+    let hog = rig.load(
+        &guest::guest(body),
+        &limited(|o| o.table_elements_max = 5000),
+    );
     let (_, _, (code, text)) = rig.get(hog);
     assert_eq!(code, Code::Memory as i32, "{text}");
     assert!(text.contains("5000"), "{text}");
@@ -106,13 +133,18 @@ fn deep_recursion_is_a_stack_overflow() {
     (func (export "handle") (param i32 i32) (drop (call $down (i64.const 1))))"#;
     let deep = rig.guest(body);
     let (bits, _, (code, text)) = rig.get(deep);
-    assert_eq!((bits, code), (EV_FAILED | EV_DONE, Code::Stack as i32), "{text}");
+    assert_eq!(
+        (bits, code),
+        (EV_FAILED | EV_DONE, Code::Stack as i32),
+        "{text}"
+    );
 }
 
 #[test]
 fn handles_are_limited() {
     let mut rig = Rig::new();
-    let body = r#"(func (export "handle") (param i32 i32) (loop $l (drop (call $fields)) (br $l)))"#;
+    let body =
+        r#"(func (export "handle") (param i32 i32) (loop $l (drop (call $fields)) (br $l)))"#;
     let hog = rig.load(&guest::guest(body), &limited(|o| o.resources_max = 100));
     let (_, _, (code, text)) = rig.get(hog);
     assert_eq!(code, Code::HostLimit as i32, "{text}");
@@ -125,7 +157,10 @@ fn bytes_per_host_call_are_limited() {
     (func (export "handle") (param $req i32) (param $out i32)
       (call $respond (local.get $out))
       (drop (call $put (i32.const 0) (i32.const 131072))))"#;
-    let hog = rig.load(&guest::guest(body), &limited(|o| o.hostcall_fuel = 64 << 10));
+    let hog = rig.load(
+        &guest::guest(body),
+        &limited(|o| o.hostcall_fuel = 64 << 10),
+    );
     let (_, _, (code, text)) = rig.get(hog);
     assert_eq!(code, Code::HostLimit as i32, "{text}");
 }
@@ -135,7 +170,11 @@ fn exit_ends_the_request() {
     let mut rig = Rig::new();
     let exits = rig.guest(r#"(func (export "handle") (param i32 i32) (call $exit (i32.const 1)))"#);
     let (bits, _, (code, text)) = rig.get(exits);
-    assert_eq!((bits, code), (EV_FAILED | EV_DONE, Code::Exit as i32), "{text}");
+    assert_eq!(
+        (bits, code),
+        (EV_FAILED | EV_DONE, Code::Exit as i32),
+        "{text}"
+    );
     assert!(text.contains("exit"), "{text}");
 }
 
@@ -180,7 +219,10 @@ fn a_guest_sees_the_environment_of_its_options_and_nothing_else() {
       (drop (call $put (i32.load (local.get $at)) (i32.load offset=4 (local.get $at))))
       (drop (call $put (i32.load offset=8 (local.get $at)) (i32.load offset=12 (local.get $at))))
       (call $finish))"#;
-    let env = [Field { name: str_of(b"COLOUR"), value: str_of(b"green") }];
+    let env = [Field {
+        name: str_of(b"COLOUR"),
+        value: str_of(b"green"),
+    }];
     let guest = rig.load(
         &guest::guest(body),
         &limited(|o| {

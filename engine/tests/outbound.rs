@@ -88,7 +88,10 @@ fn begin(rig: &mut Rig, component: *mut Component) -> (u64, u64) {
 
 fn head(rig: &Rig, out: u64) -> OutHead {
     let mut head = std::mem::MaybeUninit::uninit();
-    assert_eq!(unsafe { mik_out_head_get(rig.l, out, head.as_mut_ptr(), std::ptr::null_mut(), 0) }, 0);
+    assert_eq!(
+        unsafe { mik_out_head_get(rig.l, out, head.as_mut_ptr(), std::ptr::null_mut(), 0) },
+        0
+    );
     unsafe { head.assume_init() }
 }
 
@@ -98,8 +101,14 @@ fn accepted_answered_and_streamed() {
     let guest = rig.guest(&calls("question"));
     let (req, out) = begin(&mut rig, guest);
     let head = head(&rig, out);
-    assert_eq!((bytes_of(head.method), bytes_of(head.authority)), (&b"GET"[..], &b"peer:81"[..]));
-    assert_eq!((bytes_of(head.scheme), bytes_of(head.path_query)), (&b""[..], &b""[..]));
+    assert_eq!(
+        (bytes_of(head.method), bytes_of(head.authority)),
+        (&b"GET"[..], &b"peer:81"[..])
+    );
+    assert_eq!(
+        (bytes_of(head.scheme), bytes_of(head.path_query)),
+        (&b""[..], &b""[..])
+    );
     assert_eq!((head.body, head.connect_timeout_ns), (BODY_STREAM, NEVER));
 
     unsafe { mik_out_accept(rig.l, out, 99) };
@@ -107,13 +116,22 @@ fn accepted_answered_and_streamed() {
     assert_eq!(rig.run(req), 0, "waits for the answer");
     let told = events(&rig);
     assert_eq!(told.len(), 1);
-    assert_eq!((told[0].out, told[0].user, told[0].bits), (out, 99, OUT_BODY | OUT_BODY_END));
+    assert_eq!(
+        (told[0].out, told[0].user, told[0].bits),
+        (out, 99, OUT_BODY | OUT_BODY_END)
+    );
     let mut piece = [Str::EMPTY; 2];
-    assert_eq!(unsafe { mik_out_peek(rig.l, out, piece.as_mut_ptr(), 2) }, 1);
+    assert_eq!(
+        unsafe { mik_out_peek(rig.l, out, piece.as_mut_ptr(), 2) },
+        1
+    );
     assert_eq!(bytes_of(piece[0]), b"question");
     unsafe { mik_out_consume(rig.l, out, 8) };
 
-    let fields = [Field { name: str_of(b"x-y"), value: str_of(b"z") }];
+    let fields = [Field {
+        name: str_of(b"x-y"),
+        value: str_of(b"z"),
+    }];
     unsafe { mik_out_respond(rig.l, out, 201, fields.as_ptr(), 1) };
     assert_eq!(rig.woken(0), [req]);
     assert_eq!(rig.run(req), EV_HEAD | EV_BODY);
@@ -142,7 +160,11 @@ fn refused_is_an_error_of_handle_itself() {
     assert_eq!(head(&rig, out).body, BODY_NONE);
     unsafe { mik_out_refuse(rig.l, out, HttpError::RequestDenied as i32) };
     assert_eq!(rig.finish(req).1, [15], "HTTP-request-denied");
-    assert_eq!(unsafe { mik_out_push(rig.l, out, str_of(b"x")) }, -1, "the id is stale");
+    assert_eq!(
+        unsafe { mik_out_push(rig.l, out, str_of(b"x")) },
+        -1,
+        "the id is stale"
+    );
 }
 
 #[test]
@@ -169,7 +191,11 @@ fn failures_before_and_after_the_answer() {
 
     let (req, out) = begin(&mut rig, guest);
     unsafe { mik_out_release(rig.l, out) };
-    assert_eq!(rig.finish(req).1, [38], "internal-error: the caller gave up");
+    assert_eq!(
+        rig.finish(req).1,
+        [38],
+        "internal-error: the caller gave up"
+    );
 }
 
 #[test]
@@ -223,12 +249,18 @@ fn a_cancelled_guest_drops_its_exchanges() {
     events(&rig);
     rig.release(req);
     let told = events(&rig);
-    assert_eq!((told[0].out, told[0].user, told[0].bits), (out, 4, OUT_DROPPED));
+    assert_eq!(
+        (told[0].out, told[0].user, told[0].bits),
+        (out, 4, OUT_DROPPED)
+    );
     unsafe { mik_out_respond(rig.l, out, 200, std::ptr::null(), 0) };
     assert_eq!(unsafe { mik_out_push(rig.l, out, str_of(b"late")) }, -1);
     unsafe { mik_out_release(rig.l, out) };
     let mut none = std::mem::MaybeUninit::uninit();
-    assert_eq!(unsafe { mik_out_head_get(rig.l, out, none.as_mut_ptr(), std::ptr::null_mut(), 0) }, -1);
+    assert_eq!(
+        unsafe { mik_out_head_get(rig.l, out, none.as_mut_ptr(), std::ptr::null_mut(), 0) },
+        -1
+    );
 }
 
 #[test]
@@ -244,7 +276,10 @@ fn a_kept_instance_lets_go_of_its_exchanges() {
       (call $send (local.get $r) (i32.const 0) (i32.const 0) (i32.const 16))
       (call $respond (local.get $out))
       (call $finish))"#;
-    let options = ComponentOptions { reuse_max: 5, ..ComponentOptions::default() };
+    let options = ComponentOptions {
+        reuse_max: 5,
+        ..ComponentOptions::default()
+    };
     let guest = rig.load(&guest::guest(body), &options);
     for served in 0..3 {
         let (req, out) = begin(&mut rig, guest);

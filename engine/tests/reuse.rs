@@ -22,7 +22,10 @@ const COUNT: &str = r#"
       (call $finish))"#;
 
 fn reuse(max: u32) -> ComponentOptions {
-    ComponentOptions { reuse_max: max, ..ComponentOptions::default() }
+    ComponentOptions {
+        reuse_max: max,
+        ..ComponentOptions::default()
+    }
 }
 
 #[test]
@@ -40,13 +43,23 @@ fn reused_up_to_the_count_with_output_going_to_the_request_that_runs() {
     let count = rig.load(&guest::guest(COUNT), &reuse(3));
     let mut seen = Vec::new();
     for user in 0..5 {
-        let req = rig.start(count, &Request { user, ..Request::default() });
+        let req = rig.start(
+            count,
+            &Request {
+                user,
+                ..Request::default()
+            },
+        );
         seen.extend(rig.finish(req).1);
         assert_eq!(rig.stats(req).reuse_index, user as u32 % 3);
         rig.release(req);
     }
     assert_eq!(seen, b"12312");
-    let lines: Vec<_> = rig.lines().into_iter().map(|(user, _, line)| format!("{user}:{line}")).collect();
+    let lines: Vec<_> = rig
+        .lines()
+        .into_iter()
+        .map(|(user, _, line)| format!("{user}:{line}"))
+        .collect();
     assert_eq!(lines, ["0:1", "1:2", "2:3", "3:1", "4:2"]);
 }
 
@@ -58,7 +71,13 @@ fn never_after_a_failure_and_never_across_components() {
     assert_eq!(rig.get(a).1, b"1");
     assert_eq!(rig.get(a).1, b"2");
     assert_eq!(rig.get(b).1, b"1");
-    let req = rig.start(a, &Request { path: "/trap", ..Request::default() });
+    let req = rig.start(
+        a,
+        &Request {
+            path: "/trap",
+            ..Request::default()
+        },
+    );
     assert_ne!(rig.finish(req).0 & EV_FAILED, 0);
     rig.release(req);
     assert_eq!(rig.get(a).1, b"1", "the one that trapped is gone");
@@ -69,7 +88,13 @@ fn never_after_a_failure_and_never_across_components() {
 fn idle_forgotten_and_grown_instances_go() {
     let mut rig = Rig::new();
     let wasm = guest::guest(COUNT);
-    let count = rig.load(&wasm, &ComponentOptions { reuse_idle_ms: 50, ..reuse(9) });
+    let count = rig.load(
+        &wasm,
+        &ComponentOptions {
+            reuse_idle_ms: 50,
+            ..reuse(9)
+        },
+    );
     rig.get(count);
     unsafe { mik_engine::mik_loop_forget(rig.l, count, 1, now()) };
     assert_eq!(rig.get(count).1, b"2", "not idle for long enough");
@@ -78,15 +103,31 @@ fn idle_forgotten_and_grown_instances_go() {
     unsafe { mik_engine::mik_loop_forget(rig.l, count, 0, 0) };
     assert_eq!(rig.get(count).1, b"1");
 
-    let small = rig.load(&wasm, &ComponentOptions { reuse_memory_bytes_max: 64 << 10, ..reuse(9) });
+    let small = rig.load(
+        &wasm,
+        &ComponentOptions {
+            reuse_memory_bytes_max: 64 << 10,
+            ..reuse(9)
+        },
+    );
     rig.get(small);
-    assert_eq!(rig.get(small).1, b"1", "its memory is past what may be kept");
+    assert_eq!(
+        rig.get(small).1,
+        b"1",
+        "its memory is past what may be kept"
+    );
 }
 
 #[test]
 fn a_kept_instance_gives_way_when_the_pool_is_full() {
-    let mut rig = Rig::with(&EngineOptions { instances_max: 1, ..options() });
-    let (count, hello) = (rig.load(&guest::guest(COUNT), &reuse(9)), rig.guest(guest::HELLO));
+    let mut rig = Rig::with(&EngineOptions {
+        instances_max: 1,
+        ..options()
+    });
+    let (count, hello) = (
+        rig.load(&guest::guest(COUNT), &reuse(9)),
+        rig.guest(guest::HELLO),
+    );
     assert_eq!(rig.get(count).1, b"1");
     assert_eq!(rig.get(hello).1, b"hello\n");
     assert_eq!(rig.get(count).1, b"1");
@@ -139,7 +180,13 @@ fn budgets_start_anew() {
         (local.set $i (i32.add (local.get $i) (i32.const 1)))
         (br_if $l (i32.lt_u (local.get $i) (i32.const 4))))
       (call $finish))"#;
-    let guest = rig.load(&guest::guest(body), &ComponentOptions { hostcall_fuel: 40_000, ..reuse(100) });
+    let guest = rig.load(
+        &guest::guest(body),
+        &ComponentOptions {
+            hostcall_fuel: 40_000,
+            ..reuse(100)
+        },
+    );
     for _ in 0..20 {
         let (bits, bytes, error) = rig.get(guest);
         assert_ne!(bits & EV_END, 0, "{error:?}");

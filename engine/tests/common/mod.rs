@@ -12,19 +12,32 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 pub const MS: u64 = 1_000_000;
 
+/// Fields as names and values.
+pub type Fields = Vec<(String, Vec<u8>)>;
+
 pub fn now() -> u64 {
-    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut t = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut t) };
     t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
 }
 
 pub fn text(err: &Err) -> String {
-    let n = err.text.iter().position(|b| *b == 0).unwrap_or(err.text.len());
+    let n = err
+        .text
+        .iter()
+        .position(|b| *b == 0)
+        .unwrap_or(err.text.len());
     String::from_utf8_lossy(&err.text[..n]).into_owned()
 }
 
 pub fn str_of(bytes: &[u8]) -> Str {
-    Str { p: bytes.as_ptr(), n: bytes.len() }
+    Str {
+        p: bytes.as_ptr(),
+        n: bytes.len(),
+    }
 }
 
 pub fn bytes_of<'a>(s: Str) -> &'a [u8] {
@@ -49,12 +62,18 @@ pub struct Seen {
 }
 
 unsafe extern "C" fn wake(ctx: *mut c_void) {
-    unsafe { &*ctx.cast::<Seen>() }.wakes.fetch_add(1, Ordering::SeqCst);
+    unsafe { &*ctx.cast::<Seen>() }
+        .wakes
+        .fetch_add(1, Ordering::SeqCst);
 }
 
 unsafe extern "C" fn output(ctx: *mut c_void, user: u64, stream: i32, line: Str) {
     let line = String::from_utf8_lossy(bytes_of(line)).into_owned();
-    unsafe { &*ctx.cast::<Seen>() }.lines.lock().unwrap().push((user, stream, line));
+    unsafe { &*ctx.cast::<Seen>() }
+        .lines
+        .lock()
+        .unwrap()
+        .push((user, stream, line));
 }
 
 /// An engine with one loop on this thread. The engine is ticked by a thread of its own.
@@ -68,7 +87,11 @@ pub struct Rig {
 }
 
 pub fn options() -> EngineOptions {
-    EngineOptions { abi: ABI, instances_max: 20, ..EngineOptions::default() }
+    EngineOptions {
+        abi: ABI,
+        instances_max: 20,
+        ..EngineOptions::default()
+    }
 }
 
 pub fn engine(options: &EngineOptions) -> *mut Engine {
@@ -91,7 +114,8 @@ pub fn compile_with(engine: *const Engine, wasm: &[u8]) -> Result<Vec<u8>, (i32,
 pub fn file_of(bytes: &[u8]) -> std::fs::File {
     use std::io::Write;
     use std::os::fd::FromRawFd;
-    let mut file = unsafe { std::fs::File::from_raw_fd(libc::memfd_create(c"artefact".as_ptr(), 0)) };
+    let mut file =
+        unsafe { std::fs::File::from_raw_fd(libc::memfd_create(c"artefact".as_ptr(), 0)) };
     file.write_all(bytes).unwrap();
     file
 }
@@ -103,7 +127,11 @@ pub fn load_with(
 ) -> Result<*mut Component, (i32, String)> {
     let (file, mut err) = (file_of(artefact), Err::default());
     let component = unsafe { mik_component_load(engine, file.as_raw_fd(), options, &mut err) };
-    if component.is_null() { Err((err.code, text(&err))) } else { Ok(component) }
+    if component.is_null() {
+        Err((err.code, text(&err)))
+    } else {
+        Ok(component)
+    }
 }
 
 impl Rig {
@@ -114,7 +142,11 @@ impl Rig {
     pub fn with(options: &EngineOptions) -> Rig {
         let engine = engine(options);
         let seen = Box::<Seen>::default();
-        let ops = LoopOps { ctx: (&raw const *seen).cast_mut().cast(), wake: Some(wake), output: Some(output) };
+        let ops = LoopOps {
+            ctx: (&raw const *seen).cast_mut().cast(),
+            wake: Some(wake),
+            output: Some(output),
+        };
         let l = unsafe { mik_loop_new(engine, &ops, null_mut()) };
         assert!(!l.is_null());
         let stop = std::sync::Arc::<std::sync::atomic::AtomicBool>::default();
@@ -125,7 +157,14 @@ impl Rig {
                 unsafe { mik_engine_tick(address as *mut Engine) };
             }
         });
-        Rig { engine, l, seen, stop, ticker: Some(ticker), components: Vec::new() }
+        Rig {
+            engine,
+            l,
+            seen,
+            stop,
+            ticker: Some(ticker),
+            components: Vec::new(),
+        }
     }
 
     pub fn load(&mut self, wasm: &[u8], options: &ComponentOptions) -> *mut Component {
@@ -147,7 +186,7 @@ impl Rig {
     }
 
     pub fn run(&mut self, req: u64) -> u32 {
-        unsafe { mik_req_run(self.l, req, now(), 5 * MS) }
+        unsafe { mik_req_run(self.l, req, now(), 1000 * MS) }
     }
 
     pub fn push(&mut self, req: u64, bytes: &[u8]) -> i32 {
@@ -167,7 +206,10 @@ impl Rig {
     pub fn peek(&mut self, req: u64) -> Vec<u8> {
         let mut pieces = [Str::EMPTY; 64];
         let n = unsafe { mik_resp_peek(self.l, req, pieces.as_mut_ptr(), pieces.len()) };
-        pieces[..n].iter().flat_map(|p| bytes_of(*p).to_vec()).collect()
+        pieces[..n]
+            .iter()
+            .flat_map(|p| bytes_of(*p).to_vec())
+            .collect()
     }
 
     pub fn consume(&mut self, req: u64, n: usize) {
@@ -193,13 +235,21 @@ impl Rig {
         (code, String::from_utf8_lossy(bytes_of(text)).into_owned())
     }
 
-    pub fn head(&mut self, req: u64) -> Option<(Resp, Vec<(String, Vec<u8>)>)> {
+    pub fn head(&mut self, req: u64) -> Option<(Resp, Fields)> {
         let mut resp = Resp::default();
-        let mut fields = [Field { name: Str::EMPTY, value: Str::EMPTY }; 64];
+        let mut fields = [Field {
+            name: Str::EMPTY,
+            value: Str::EMPTY,
+        }; 64];
         if unsafe { mik_resp_head(self.l, req, &mut resp, fields.as_mut_ptr(), 64) } != 0 {
             return None;
         }
-        let own = |f: &Field| (String::from_utf8_lossy(bytes_of(f.name)).into_owned(), bytes_of(f.value).to_vec());
+        let own = |f: &Field| {
+            (
+                String::from_utf8_lossy(bytes_of(f.name)).into_owned(),
+                bytes_of(f.value).to_vec(),
+            )
+        };
         Some((resp, fields[..resp.field_count].iter().map(own).collect()))
     }
 
@@ -223,7 +273,7 @@ impl Rig {
         let until = now() + 20_000 * MS;
         loop {
             let last = self.run(req);
-            bits |= last;
+            bits |= last & !EV_YIELDED;
             bytes.extend(self.take(req));
             if bits & EV_DONE != 0 {
                 return (bits, bytes);
@@ -287,20 +337,33 @@ impl Default for Request {
 
 impl Request {
     pub fn post() -> Request {
-        Request { method: "POST", body: true, ..Request::default() }
+        Request {
+            method: "POST",
+            body: true,
+            ..Request::default()
+        }
     }
 
     pub fn start(&self, l: *mut Loop, component: *mut Component, err: *mut Err) -> u64 {
         let mut bytes = Vec::new();
         let mut add = |part: &[u8]| {
-            let slice = Slice { offset: bytes.len() as u32, length: part.len() as u32 };
+            let slice = Slice {
+                offset: bytes.len() as u32,
+                length: part.len() as u32,
+            };
             bytes.extend_from_slice(part);
             slice
         };
         let (method, authority) = (add(self.method.as_bytes()), add(self.authority.as_bytes()));
         let path_query = add(self.path.as_bytes());
-        let fields: Vec<FieldSlice> =
-            self.fields.iter().map(|(n, v)| FieldSlice { name: add(n.as_bytes()), value: add(v) }).collect();
+        let fields: Vec<FieldSlice> = self
+            .fields
+            .iter()
+            .map(|(n, v)| FieldSlice {
+                name: add(n.as_bytes()),
+                value: add(v),
+            })
+            .collect();
         let head = Head {
             bytes: str_of(&bytes),
             method,
