@@ -23,9 +23,10 @@ constexpr std::uint32_t quad(std::uint32_t a, std::uint32_t b, std::uint32_t c, 
   return a << 24U | b << 16U | c << 8U | d;
 }
 
-// IANA special-purpose registry, and addresses where clouds serve metadata. The first that fits counts.
+// IANA special-purpose registry, and addresses where clouds serve metadata. The first that fits
+// counts.
 constexpr auto kBlocks4 = std::to_array<Block4>({
-    {quad(169, 254, 169, 254), 32, AddressClass::kMetadata},  // AWS, GCP, Azure, OpenStack and most others
+    {quad(169, 254, 169, 254), 32, AddressClass::kMetadata},  // AWS, GCP, Azure, most others
     {quad(169, 254, 170, 0), 24, AddressClass::kMetadata},    // AWS ECS and EKS credentials
     {quad(168, 63, 129, 16), 32, AddressClass::kMetadata},    // Azure wire server
     {quad(100, 100, 100, 200), 32, AddressClass::kMetadata},  // Alibaba
@@ -91,18 +92,20 @@ AddressClass carried(std::span<const std::uint8_t, 16> bytes, const std::array<s
 // Transition mechanisms that take a packet on to an IPv4 address.
 AddressClass class_of_carried(std::span<const std::uint8_t, 16> bytes) noexcept {
   constexpr std::array<std::size_t, 4> kLast = {12, 13, 14, 15};
-  constexpr std::array<std::uint8_t, 12> kCompatible = {};                            // RFC 4291
-  constexpr std::array<std::uint8_t, 12> kTranslated = {0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};  // RFC 2765
-  constexpr std::array<std::uint8_t, 12> kNat64 = {0, 0x64, 0xff, 0x9b};              // RFC 6052
-  constexpr std::array<std::uint8_t, 6> kLocalNat64 = {0, 0x64, 0xff, 0x9b, 0, 1};    // RFC 8215
-  constexpr std::array<std::uint8_t, 2> k6to4 = {0x20, 0x02};                         // RFC 3056
-  constexpr std::array<std::uint8_t, 4> kTeredo = {0x20, 0x01, 0, 0};                 // RFC 4380
+  constexpr std::array<std::uint8_t, 12> kCompatible = {};  // RFC 4291
+  constexpr std::array<std::uint8_t, 12> kTranslated = {0, 0, 0, 0,    0,
+                                                        0, 0, 0, 0xff, 0xff};       // RFC 2765
+  constexpr std::array<std::uint8_t, 12> kNat64 = {0, 0x64, 0xff, 0x9b};            // RFC 6052
+  constexpr std::array<std::uint8_t, 6> kLocalNat64 = {0, 0x64, 0xff, 0x9b, 0, 1};  // RFC 8215
+  constexpr std::array<std::uint8_t, 2> k6to4 = {0x20, 0x02};                       // RFC 3056
+  constexpr std::array<std::uint8_t, 4> kTeredo = {0x20, 0x01, 0, 0};               // RFC 4380
   if (has_prefix(bytes, kCompatible, 96) || has_prefix(bytes, kTranslated, 96) ||
       has_prefix(bytes, kNat64, 96)) {
     return carried(bytes, kLast);
   }
   if (has_prefix(bytes, kLocalNat64, 48)) {
-    // The operator's choice of prefix length says where the address lies (RFC 6052 section 2.2): the worst counts.
+    // The operator's choice of prefix length says where the address lies (RFC 6052 section 2.2):
+    // the worst counts.
     constexpr auto kPlaces = std::to_array<std::array<std::size_t, 4>>(
         {{6, 7, 9, 10}, {7, 9, 10, 11}, {9, 10, 11, 12}, {12, 13, 14, 15}});
     AddressClass worst = AddressClass::kPublic;

@@ -1,5 +1,5 @@
-// What an IP address is: its text in all spellings that resolvers understand, and whom one reaches there.
-// Pure functions and value types: thread-safe.
+// What an IP address is: its text in all spellings that resolvers understand, and whom one reaches
+// there. Pure functions and value types: thread-safe.
 #pragma once
 
 #include <sys/socket.h>
@@ -26,12 +26,13 @@ enum class AddressClass : std::uint8_t {
 
 class IpAddress {
  public:
-  // Nothing for other families. A v4-mapped IPv6 address becomes the IPv4 address, which is where the kernel connects.
+  // Nothing for other families. A v4-mapped IPv6 address becomes the IPv4 address, which is where
+  // the kernel connects.
   static std::optional<IpAddress> from_sockaddr(const sockaddr& address) noexcept;
 
-  // The address that `host` is a spelling of: IPv6 (no brackets, no zone), dotted IPv4, and all that inet_aton(3) and so
-  // getaddrinfo(3) take for IPv4 ("2852039166", "0xA9FEA9FE", "0251.0376.0251.0376", "169.254.43518"), with a dot at the
-  // end or not. Nothing for a name.
+  // The address that `host` is a spelling of: IPv6 (no brackets, no zone), dotted IPv4, and all
+  // that inet_aton(3) and so getaddrinfo(3) take for IPv4 ("2852039166", "0xA9FEA9FE",
+  // "0251.0376.0251.0376", "169.254.43518"), with a dot at the end or not. Nothing for a name.
   static std::optional<IpAddress> parse(std::string_view host) noexcept;
 
   bool is_v4() const noexcept { return v4_; }

@@ -40,10 +40,19 @@ TEST(Address, ReadsEverySpellingOfTheMetadataAddress) {
 }
 
 TEST(Address, KnowsNamesFromAddresses) {
-  for (const std::string_view name :
-       {"", ".", "localhost", "1.2.3.4.5", "256.1.1.1", "1.2.3.256", "4294967296", "1.16777216",
-        "0x", "0x1g", "08.0.0.1", "1..2", "1.2.3.", ".1", "1.2.3.4..", "1.2.3.4a", "a.1", "-1", "+1",
-        "1 ", " 1", "::g", "1::2::3", "fe80::1%lo", "[::1]", "99999999999999999999"}) {
+  for (const std::string_view name : {"",           ".",
+                                      "localhost",  "1.2.3.4.5",
+                                      "256.1.1.1",  "1.2.3.256",
+                                      "4294967296", "1.16777216",
+                                      "0x",         "0x1g",
+                                      "08.0.0.1",   "1..2",
+                                      "1.2.3.",     ".1",
+                                      "1.2.3.4..",  "1.2.3.4a",
+                                      "a.1",        "-1",
+                                      "+1",         "1 ",
+                                      " 1",         "::g",
+                                      "1::2::3",    "fe80::1%lo",
+                                      "[::1]",      "99999999999999999999"}) {
     if (name == "1.2.3.") {
       EXPECT_EQ(text_of(name), "1.2.0.3");  // a dot at the end does not change a host
       continue;

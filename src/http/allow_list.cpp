@@ -11,7 +11,8 @@ namespace mik::http {
 namespace {
 
 constexpr std::string_view kForms =
-    "accepted are \"*\", \"*.example.com\", \"api.example.com\", \"192.0.2.1\" and \"[2001:db8::1]\", each with "
+    "accepted are \"*\", \"*.example.com\", \"api.example.com\", \"192.0.2.1\" and "
+    "\"[2001:db8::1]\", each with "
     "\":port\" or without";
 
 base::Error never(std::string_view pattern, std::string_view why, std::string help) {
@@ -117,7 +118,8 @@ std::string_view AllowList::parse_host(std::string_view host, Pattern& pattern) 
     pattern.kind = Pattern::Kind::kAddress;
     pattern.address =
         in_brackets ? IpAddress::parse(host.substr(1, host.size() - 2)) : std::nullopt;
-    return pattern.address.has_value() ? "" : "it is not an IPv6 address in brackets, without a zone";
+    return pattern.address.has_value() ? ""
+                                       : "it is not an IPv6 address in brackets, without a zone";
   }
   if (!is_dns_name(host)) {
     return "its host is neither a name that DNS can know nor an address";
@@ -198,8 +200,9 @@ bool AllowList::allows_address(const sockaddr& address, std::string_view host,
                                std::uint16_t port) const {
   const Host parsed(host);
   const std::optional<IpAddress> reached = IpAddress::from_sockaddr(address);
-  const bool fits = parsed.address.has_value() ? parsed.address == reached  // a literal leads to itself
-                                               : is_dns_name(parsed.name);
+  const bool fits = parsed.address.has_value()
+                        ? parsed.address == reached  // a literal leads to itself
+                        : is_dns_name(parsed.name);
   if (!reached.has_value() || !fits) {
     return false;
   }

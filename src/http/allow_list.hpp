@@ -1,5 +1,5 @@
-// Where guests may connect: the patterns of http_allowed, asked first with the name and then with the address.
-// Immutable after compile(): thread-safe.
+// Where guests may connect: the patterns of http_allowed, asked first with the name and then with
+// the address. Immutable after compile(): thread-safe.
 #pragma once
 
 #include <sys/socket.h>
@@ -28,28 +28,31 @@ enum class PrivatePolicy : std::uint8_t {
 //                / "*." name                        the name and all below it
 //                / name / IPv4 / "[" IPv6 "]"       that host
 //
-// Names compare without case and without the dot that ends a fully qualified name; addresses compare as addresses, so
-// "[::1]" is also "[0:0:0:0:0:0:0:1]", and "127.0.0.1" is also "[::ffff:127.0.0.1]" and "2130706433". "*.name" never
-// matches an address.
+// Names compare without case and without the dot that ends a fully qualified name. Addresses
+// compare as addresses: "[::1]" is also "[0:0:0:0:0:0:0:1]", and "127.0.0.1" is also
+// "[::ffff:127.0.0.1]" and "2130706433". "*.name" never matches an address.
 //
-// An address is refused, whatever its name, when it is loopback, link-local, metadata, unspecified, multicast or
-// reserved, unless a pattern names that host (no wildcard) or that address; and when it is private, by PrivatePolicy.
-// So "*" opens public addresses only, "*.internal.example.com" private ones too, "localhost" and "127.0.0.1" loopback.
+// An address is refused, whatever its name, when it is loopback, link-local, metadata, unspecified,
+// multicast or reserved, unless a pattern names that host (no wildcard) or that address; and when
+// it is private, by PrivatePolicy. So "*" opens public addresses only, "*.internal.example.com"
+// private ones too, "localhost" and "127.0.0.1" loopback.
 class AllowList {
  public:
   // Denies everything.
   AllowList() = default;
 
-  // ErrorCode::kConfig for the first pattern that could never match, with the accepted form as help.
+  // ErrorCode::kConfig for the first pattern that could never match, with the accepted form as
+  // help.
   static base::Result<AllowList> compile(std::span<const std::string> patterns,
                                          PrivatePolicy private_policy = PrivatePolicy::kNamed);
 
-  // Whether a request to this host may go on to look up its address. `host` as in the authority, with or without
-  // brackets. An address literal in any spelling is decided here for good.
+  // Whether a request to this host may go on to look up its address. `host` as in the authority,
+  // with or without brackets. An address literal in any spelling is decided here for good.
   bool allows_name(std::string_view host, std::uint16_t port) const;
 
-  // Whether the address that `host` led to may be connected to. To be asked for the very address given to connect(2),
-  // each time. Includes allows_name. `port` is the URL's; the one in `address` is not looked at.
+  // Whether the address that `host` led to may be connected to. To be asked for the very address
+  // given to connect(2), each time. Includes allows_name. `port` is the URL's; the one in `address`
+  // is not looked at.
   bool allows_address(const sockaddr& address, std::string_view host, std::uint16_t port) const;
 
   bool empty() const noexcept { return patterns_.empty(); }

@@ -1,4 +1,5 @@
-// http_allowed: patterns of runtime.md 15.6 with ports, and what no pattern opens by accident. Field cases 24, 25, 26.
+// http_allowed: patterns of runtime.md 15.6 with ports, and what no pattern opens by accident.
+// Field cases 24, 25, 26.
 #include "http/allow_list.hpp"
 
 #include <arpa/inet.h>
@@ -110,7 +111,9 @@ TEST(AllowList, RefusesPatternsThatCanNeverMatch) {
       {"a..b", "neither a name"},
       {" a", "spaces"},
       {"a ", "spaces"},
-      {"b\xc3\xbc""cher.example", "xn--"},
+      {"b\xc3\xbc"
+       "cher.example",
+       "xn--"},
       {"a:", "1 to 65535"},
       {"a:0", "1 to 65535"},
       {"a:65536", "1 to 65535"},
@@ -138,8 +141,8 @@ TEST(AllowList, RefusesPatternsThatCanNeverMatch) {
     EXPECT_NE(said.find(c.said), std::string::npos) << c.pattern << ": " << said;
   }
   EXPECT_TRUE(AllowList::compile(std::vector<std::string>{"10.0.0.1"}).has_value());
-  EXPECT_FALSE(AllowList::compile(std::vector<std::string>{"10.0.0.1"}, PrivatePolicy::kDeny)
-                   .has_value());
+  EXPECT_FALSE(
+      AllowList::compile(std::vector<std::string>{"10.0.0.1"}, PrivatePolicy::kDeny).has_value());
 }
 
 // Field case 24.
@@ -175,8 +178,8 @@ TEST(AllowList, RefusesTheMetadataAddressInEverySpelling) {
   EXPECT_FALSE(reaches(list({"*"}, PrivatePolicy::kAllow), "x", "169.254.169.254"));
   EXPECT_TRUE(reaches(list({"169.254.169.254"}), "169.254.169.254", "169.254.169.254"));
   EXPECT_TRUE(reaches(list({"169.254.169.254"}), "2852039166", "169.254.169.254"));
-  EXPECT_TRUE(reaches(list({"metadata.google.internal"}), "metadata.google.internal",
-                      "169.254.169.254"));
+  EXPECT_TRUE(
+      reaches(list({"metadata.google.internal"}), "metadata.google.internal", "169.254.169.254"));
 }
 
 TEST(AllowList, OpensLoopbackAndLinkLocalOnlyToWhoeverIsNamed) {
@@ -216,7 +219,8 @@ TEST(AllowList, OpensPrivateRangesByPolicy) {
     EXPECT_TRUE(reaches(list({"*"}, PrivatePolicy::kAllow), host, address)) << address;
     EXPECT_FALSE(reaches(list({"*"}, PrivatePolicy::kDeny), host, address)) << address;
     EXPECT_FALSE(reaches(list({below}, PrivatePolicy::kDeny), host, address)) << address;
-    EXPECT_FALSE(reaches(list({std::string(host)}, PrivatePolicy::kDeny), host, address)) << address;
+    EXPECT_FALSE(reaches(list({std::string(host)}, PrivatePolicy::kDeny), host, address))
+        << address;
   }
   EXPECT_FALSE(reaches(list({"*"}), "10.0.0.1", "10.0.0.1"));
   EXPECT_TRUE(reaches(list({"10.0.0.1"}), "10.0.0.1", "10.0.0.1"));

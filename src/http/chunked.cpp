@@ -12,8 +12,8 @@ constexpr std::uint32_t kDigitsMax = 16;
 constexpr std::size_t kExtensionBytesMax = 1024;
 constexpr std::size_t kExtensionBytesTotalMax = 16 * 1024;
 
-// RFC 9110 section 6.5.1: framing, routing, request modifiers, authentication, response control, and how to process the
-// content. Hop-by-hop fields are of no use there either.
+// RFC 9110 section 6.5.1: framing, routing, request modifiers, authentication, response control,
+// and how to process the content. Hop-by-hop fields are of no use there either.
 constexpr auto kForbiddenTrailers = std::to_array<std::string_view>({
     "age",
     "authorization",
@@ -135,9 +135,9 @@ ChunkedDecoder::State ChunkedDecoder::size_byte(char c) {
   }
 }
 
-// One byte behind a size and before its CRLF. What extensions say is of no use here (RFC 9112 section 7.1.1: ignore
-// those that are not known), so only their end has to be found, and the same end that any other reader finds: no control
-// character, no unfinished quoted string.
+// One byte behind a size and before its CRLF. What extensions say is of no use here (RFC 9112
+// section 7.1.1: ignore those that are not known), so only their end has to be found, and the same
+// end that any other reader finds: no control character, no unfinished quoted string.
 ChunkedDecoder::State ChunkedDecoder::extension_byte(char c) {
   ++extension_bytes_;
   ++extension_bytes_total_;

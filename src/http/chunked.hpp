@@ -1,5 +1,5 @@
-// The chunked transfer coding, RFC 9112 section 7.1: an incremental decoder for both directions of bodies.
-// Externally synchronised.
+// The chunked transfer coding, RFC 9112 section 7.1: an incremental decoder for both directions of
+// bodies. Externally synchronised.
 #pragma once
 
 #include <cstddef>
@@ -23,7 +23,8 @@ class ChunkedDecoder {
     kData,      // `data` is content; call again with what is left
     kNeedMore,  // everything was consumed: call again with more
     kEnd,       // the last chunk and the trailer section are through
-    kBad,       // not chunked coding: a bad size, a missing CRLF, a bare LF, an extension or trailer section too long
+    kBad,  // not chunked coding: a bad size, a missing CRLF, a bare LF, an extension or trailer
+           // section too long
   };
   struct Step {
     Status status;
@@ -35,14 +36,15 @@ class ChunkedDecoder {
   ChunkedDecoder(const ChunkedDecoder&) = delete;  // trailers are views into the decoder
   ChunkedDecoder& operator=(const ChunkedDecoder&) = delete;
 
-  // Looks at the front of `input`. What it finds does not depend on how the bytes were split into inputs. Never
-  // allocates but for trailers. Sizes have at most 16 hex digits; extensions are skipped, at most 1 KiB per chunk and
-  // 16 KiB in all; the trailer section is at most `head_bytes_max` and `fields_max`. After kEnd or kBad each further
-  // call says the same and consumes nothing.
+  // Looks at the front of `input`. What it finds does not depend on how the bytes were split into
+  // inputs. Never allocates but for trailers. Sizes have at most 16 hex digits; extensions are
+  // skipped, at most 1 KiB per chunk and 16 KiB in all; the trailer section is at most
+  // `head_bytes_max` and `fields_max`. After kEnd or kBad each further call says the same and
+  // consumes nothing.
   Step decode(std::string_view input, const Limits& limits);
 
-  // After kEnd, in order, without those that RFC 9110 section 6.5.1 forbids there (framing, routing, authentication,
-  // content fields). Valid until the decoder is reset or destroyed.
+  // After kEnd, in order, without those that RFC 9110 section 6.5.1 forbids there (framing,
+  // routing, authentication, content fields). Valid until the decoder is reset or destroyed.
   std::span<const Field> trailers() const noexcept { return trailers_; }
 
   void reset();

@@ -1,4 +1,5 @@
-// The chunked decoder against a slow one that reads the whole body, and against itself with other splits.
+// The chunked decoder against a slow one that reads the whole body, and against itself with other
+// splits.
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
@@ -42,9 +43,10 @@ Decoded decode(std::string_view bytes, const Limits& limits, Next next) {
     std::string_view piece = bytes.substr(at, next());
     const ChunkedDecoder::Step step = decoder.decode(piece, limits);
     require(step.consumed <= piece.size(), "consumed more than there was");
-    require(step.data.empty() || (step.data.data() >= piece.data() &&
-                                  step.data.data() + step.data.size() <= piece.data() + step.consumed),
-            "data from elsewhere");
+    require(
+        step.data.empty() || (step.data.data() >= piece.data() &&
+                              step.data.data() + step.data.size() <= piece.data() + step.consumed),
+        "data from elsewhere");
     require(step.status != Status::kNeedMore || step.consumed == piece.size(), "left something");
     require(step.status != Status::kData || !step.data.empty(), "data of no bytes");
     decoded.content += step.data;
@@ -77,12 +79,14 @@ __int128 read_size(const std::string& line) {
   }
   const std::string rest = line.substr(digits);
   const std::size_t semicolon = rest.find_first_not_of(" \t");
-  if (digits == 0 || (!rest.empty() && (semicolon == std::string::npos || rest[semicolon] != ';'))) {
+  if (digits == 0 ||
+      (!rest.empty() && (semicolon == std::string::npos || rest[semicolon] != ';'))) {
     return -1;
   }
   bool quoted = false;
   for (std::size_t i = 0; i < rest.size(); ++i) {
-    if (!testing::vchar(rest[i]) && !testing::obs_text(rest[i]) && !testing::one_of(rest[i], " \t")) {
+    if (!testing::vchar(rest[i]) && !testing::obs_text(rest[i]) &&
+        !testing::one_of(rest[i], " \t")) {
       return -1;
     }
     if (quoted && rest[i] == '\\') {
@@ -98,7 +102,8 @@ __int128 read_size(const std::string& line) {
   return quoted ? -1 : size;
 }
 
-// Straight from the grammar; true when `bytes` begin with a whole body. Limits that the decoder has are not known here.
+// Straight from the grammar; true when `bytes` begin with a whole body. Limits that the decoder has
+// are not known here.
 bool read_body(std::string_view bytes, std::string& content, std::size_t& end) {
   std::size_t at = 0;
   while (true) {
@@ -164,7 +169,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
       require(accepted && content == whole.content && end == whole.consumed, "accepted");
     } else if (accepted) {
       // Only for a limit: each needs more bytes than the decoder allows somewhere.
-      require(whole.status == Status::kBad && size > (limits.fields_max == 2 ? 12U : 512U), "refused");
+      require(whole.status == Status::kBad && size > (limits.fields_max == 2 ? 12U : 512U),
+              "refused");
     }
   }
   return 0;

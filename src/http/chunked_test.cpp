@@ -120,13 +120,15 @@ TEST(Chunked, LimitsExtensions) {
 
 TEST(Chunked, LimitsTrailers) {
   const std::string trailers = "A: b\r\nC: d\r\n\r\n";
-  EXPECT_EQ(decode("0\r\n" + trailers, {}, {.head_bytes_max = trailers.size()}).status, Status::kEnd);
+  EXPECT_EQ(decode("0\r\n" + trailers, {}, {.head_bytes_max = trailers.size()}).status,
+            Status::kEnd);
   EXPECT_EQ(decode("0\r\n" + trailers, {}, {.head_bytes_max = trailers.size() - 1}).status,
             Status::kBad);
   EXPECT_EQ(decode("0\r\n" + trailers, {}, {.fields_max = 2}).status, Status::kEnd);
   EXPECT_EQ(decode("0\r\n" + trailers, {}, {.fields_max = 1}).status, Status::kBad);
   // Bytes that never end a line are bounded too.
-  EXPECT_EQ(decode("0\r\n" + std::string(101, 'a'), {}, {.head_bytes_max = 100}).status, Status::kBad);
+  EXPECT_EQ(decode("0\r\n" + std::string(101, 'a'), {}, {.head_bytes_max = 100}).status,
+            Status::kBad);
 }
 
 TEST(Chunked, SaysTheSameAgainAfterTheEndAndAfterAnError) {

@@ -30,7 +30,8 @@ int status_of(ParseStatus status) {
   return -1;
 }
 
-// The status of a request and its body, of which the buffer shows `first` bytes, then `step` more each time.
+// The status of a request and its body, of which the buffer shows `first` bytes, then `step` more
+// each time.
 int answer(std::string_view bytes, std::size_t first, std::size_t step) {
   const Limits limits;
   std::array<Field, 128> fields;

@@ -1,5 +1,5 @@
-// What heads and chunks cost: mik_http_parser_bench [ROUNDS]. The best of many short rounds, in ns, so that a busy machine
-// does little harm; numbers of docs/adr/0007.
+// What heads and chunks cost: mik_http_parser_bench [ROUNDS]. The best of many short rounds, in ns,
+// so that a busy machine does little harm; numbers of docs/adr/0007.
 #include <algorithm>
 #include <array>
 #include <chrono>
@@ -29,7 +29,8 @@ constexpr std::string_view kBrowser =
     "Upgrade-Insecure-Requests: 1\r\n"
     "User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) "
     "Chrome/124.0.0.0 Safari/537.36\r\n"
-    "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8\r\n"
+    "Accept: "
+    "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8\r\n"
     "Sec-Fetch-Site: same-origin\r\n"
     "Sec-Fetch-Mode: navigate\r\n"
     "Sec-Fetch-User: ?1\r\n"

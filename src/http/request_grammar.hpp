@@ -1,5 +1,5 @@
-// The grammar of request heads once more, written line by line from the RFCs with no thought of speed: what the parser is
-// compared with. For tests and fuzzing only; pure functions.
+// The grammar of request heads once more, written line by line from the RFCs with no thought of
+// speed: what the parser is compared with. For tests and fuzzing only; pure functions.
 #pragma once
 
 #include <arpa/inet.h>
@@ -125,7 +125,11 @@ inline bool authority_fits(std::string_view text, bool& has_port) {
 inline bool utf8(std::string_view text) {
   for (std::size_t i = 0; i < text.size();) {
     const auto lead = static_cast<unsigned char>(text[i]);
-    const int more = lead < 0x80 ? 0 : lead >> 5 == 6 ? 1 : lead >> 4 == 14 ? 2 : lead >> 3 == 30 ? 3 : -1;
+    const int more = lead < 0x80       ? 0
+                     : lead >> 5 == 6  ? 1
+                     : lead >> 4 == 14 ? 2
+                     : lead >> 3 == 30 ? 3
+                                       : -1;
     if (more < 0 || i + static_cast<std::size_t>(more) >= text.size()) {
       return false;
     }
@@ -177,8 +181,9 @@ inline void read_target(GrammarHead& head) {
     }
   } else if (head.target.empty() || head.target.front() != '/') {
     const std::string lower = folded(head.target);
-    const std::size_t scheme =
-        lower.starts_with("http://") ? 7 : lower.starts_with("https://") ? 8 : 0;
+    const std::size_t scheme = lower.starts_with("http://")    ? 7
+                               : lower.starts_with("https://") ? 8
+                                                               : 0;
     if (scheme == 0) {
       head.errors.insert(400);
       return;
@@ -186,9 +191,9 @@ inline void read_target(GrammarHead& head) {
     const std::string rest = head.target.substr(scheme);
     const std::size_t end = rest.find_first_of("/?");
     head.authority = rest.substr(0, end);
-    head.path_query = end != std::string::npos     ? rest.substr(end)
+    head.path_query = end != std::string::npos   ? rest.substr(end)
                       : head.method == "OPTIONS" ? "*"
-                                                   : "/";
+                                                 : "/";
     if (head.path_query.front() == '?' || !authority_fits(head.authority, has_port)) {
       head.errors.insert(400);
     }
@@ -238,7 +243,8 @@ inline void read_request_line(const std::string& line, const Limits& limits, Gra
 inline void read_field_line(const std::string& line, GrammarHead& head) {
   const std::size_t colon = line.find(':');
   const std::string name = line.substr(0, colon);
-  const std::string value = colon == std::string::npos ? "" : without_blanks(line.substr(colon + 1));
+  const std::string value =
+      colon == std::string::npos ? "" : without_blanks(line.substr(colon + 1));
   if (colon == std::string::npos || !token(name)) {
     head.errors.insert(400);
   }

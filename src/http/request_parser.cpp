@@ -8,7 +8,8 @@
 namespace mik::http {
 namespace {
 
-// RFC 9112 section 2.2 asks for at least one. Few, so that a flood of them cannot make parsing again expensive.
+// RFC 9112 section 2.2 asks for at least one. Few, so that a flood of them cannot make parsing
+// again expensive.
 constexpr int kEmptyLinesMax = 8;
 
 constexpr std::string_view kBareCr = "a bare CR";
@@ -136,8 +137,7 @@ class Parser {
   // HTTP-version = "HTTP/" DIGIT "." DIGIT, and the end of the line.
   ParseResult version() noexcept {
     constexpr std::string_view kForm = "HTTP/d.d\r\n";
-    const std::string_view text =
-        scan::view(at_, end_).substr(0, kForm.size());
+    const std::string_view text = scan::view(at_, end_).substr(0, kForm.size());
     for (std::size_t i = 0; i < text.size(); ++i) {
       if (kForm[i] == 'd' ? !scan::is_digit(text[i]) : text[i] != kForm[i]) {
         return bad(i < 8 ? "the request line does not end with an HTTP version"
@@ -187,7 +187,8 @@ class Parser {
     }
   }
 
-  // Takes in a field that says how the message is framed or where it goes; what is wrong with it, or "".
+  // Takes in a field that says how the message is framed or where it goes; what is wrong with it,
+  // or "".
   std::string_view note(const Field& field) noexcept {
     switch (field.name.size()) {
       case 2:
@@ -235,7 +236,8 @@ class Parser {
     return split_authority(value).has_value() ? std::string_view{} : "an invalid Host field";
   }
 
-  // A list of equal lengths may be refused or folded (RFC 9110 section 8.6); here it is refused, as is a second field.
+  // A list of equal lengths may be refused or folded (RFC 9110 section 8.6); here it is refused, as
+  // is a second field.
   std::string_view note_length(std::string_view value) noexcept {
     if (length_seen_) {
       return "more than one Content-Length field";
@@ -311,8 +313,9 @@ class Parser {
   // absolute-form = ( "http" / "https" ) "://" authority path-abempty [ "?" query ]
   std::string_view absolute_form() noexcept {
     const std::size_t scheme = head_.target.find("://");
-    if (scheme == std::string_view::npos || (!equals_lower(head_.target.substr(0, scheme), "http") &&
-                                             !equals_lower(head_.target.substr(0, scheme), "https"))) {
+    if (scheme == std::string_view::npos ||
+        (!equals_lower(head_.target.substr(0, scheme), "http") &&
+         !equals_lower(head_.target.substr(0, scheme), "https"))) {
       return "the request target is neither a path nor an http URL";
     }
     const std::string_view rest = head_.target.substr(scheme + 3);
@@ -351,8 +354,9 @@ class Parser {
 
 }  // namespace
 
-ParseResult parse_request_head(std::string_view buffer, const Limits& limits, std::span<Field> fields,
-                               std::size_t& scanned, RequestHead& head) noexcept {
+ParseResult parse_request_head(std::string_view buffer, const Limits& limits,
+                               std::span<Field> fields, std::size_t& scanned,
+                               RequestHead& head) noexcept {
   if (buffer.empty() || !scan::worth_parsing(buffer, scanned, limits.head_bytes_max)) {
     scanned = buffer.size();
     return more();

@@ -1,5 +1,5 @@
-// The request parser against the grammar of request_grammar.hpp: the same heads accepted, the same things read, and the
-// same answer however the bytes come.
+// The request parser against the grammar of request_grammar.hpp: the same heads accepted, the same
+// things read, and the same answer however the bytes come.
 #include <array>
 #include <cstdint>
 #include <cstdio>

@@ -1,4 +1,5 @@
-// What the request parser makes of good heads, and where its limits lie; h1_conformance_test.cpp has the bad ones.
+// What the request parser makes of good heads, and where its limits lie; h1_conformance_test.cpp
+// has the bad ones.
 #include "http/request_parser.hpp"
 
 #include <gtest/gtest.h>
@@ -61,7 +62,8 @@ TEST(RequestParser, GivesViewsIntoTheBuffer) {
   EXPECT_EQ(head.fields[1].name, "X-Y");
   EXPECT_EQ(head.fields[1].value, "z");
   EXPECT_EQ(head.fields[2].name, "content-length");
-  for (const std::string_view view : {head.method, head.target, head.authority, head.fields[1].value}) {
+  for (const std::string_view view :
+       {head.method, head.target, head.authority, head.fields[1].value}) {
     EXPECT_GE(view.data(), bytes.data());
     EXPECT_LE(view.data() + view.size(), bytes.data() + bytes.size());
   }
@@ -73,8 +75,9 @@ TEST(RequestParser, HandsOnBytesThatAreNotUtf8InFieldValues) {
   for (int c = 0x80; c <= 0xff; ++c) {
     value.push_back(static_cast<char>(c));
   }
-  const std::string bytes = "GET / HTTP/1.1\r\nHost: a\r\nUser-Agent: bot\xA1\xB1\r\nX-A: \xFF\xFE\r\nX: " +
-                            value + "\r\n\r\n";
+  const std::string bytes =
+      "GET / HTTP/1.1\r\nHost: a\r\nUser-Agent: bot\xA1\xB1\r\nX-A: \xFF\xFE\r\nX: " + value +
+      "\r\n\r\n";
   const RequestHead head = head_of(bytes);
   EXPECT_EQ(head.fields[1].value, "bot\xA1\xB1");
   EXPECT_EQ(head.fields[2].value, "\xFF\xFE");
@@ -162,8 +165,9 @@ TEST(RequestParser, LimitsTheHead) {
   EXPECT_EQ(status(bytes, {.head_bytes_max = bytes.size() - 1}), ParseStatus::kHeadTooLarge);
   EXPECT_EQ(status(bytes + "body", {.head_bytes_max = bytes.size()}), ParseStatus::kDone);
   // What is wrong inside the limit is said first.
-  EXPECT_EQ(status("GET / HTTP/1.1\r\nHo st: a\r\n" + std::string(100, 'a'), {.head_bytes_max = 64}),
-            ParseStatus::kBadRequest);
+  EXPECT_EQ(
+      status("GET / HTTP/1.1\r\nHo st: a\r\n" + std::string(100, 'a'), {.head_bytes_max = 64}),
+      ParseStatus::kBadRequest);
 }
 
 TEST(RequestParser, LimitsTheNumberOfFields) {
@@ -207,8 +211,9 @@ TEST(RequestParser, FindsAnErrorInAHeadThatNeverEndsBeforeTheLimit) {
   EXPECT_LE(shown, 2 * wrong);
 }
 
-// Byte by byte costs about what it costs in two pieces: linear, whatever is sent. Counted in parses, since a clock on a
-// busy machine proves nothing: 64 KiB of fields must not be gone through more often than it doubles.
+// Byte by byte costs about what it costs in two pieces: linear, whatever is sent. Counted in
+// parses, since a clock on a busy machine proves nothing: 64 KiB of fields must not be gone through
+// more often than it doubles.
 TEST(RequestParser, TakesLinearTimeForAHeadThatComesByteByByte) {
   std::string bytes = "GET / HTTP/1.1\r\nHost: a\r\n";
   while (bytes.size() < 60000) {
@@ -222,7 +227,8 @@ TEST(RequestParser, TakesLinearTimeForAHeadThatComesByteByByte) {
   ParseResult result;
   for (std::size_t shown = 1; shown <= bytes.size(); ++shown) {
     head.method = "untouched";
-    result = parse_request_head(std::string_view(bytes).substr(0, shown), {}, fields, scanned, head);
+    result =
+        parse_request_head(std::string_view(bytes).substr(0, shown), {}, fields, scanned, head);
     parsed_times += head.method != "untouched" ? 1 : 0;
   }
   EXPECT_EQ(result.status, ParseStatus::kDone);

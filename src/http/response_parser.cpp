@@ -194,9 +194,9 @@ class Parser {
 
 }  // namespace
 
-ParseResult parse_response_head(std::string_view buffer, const Limits& limits, std::span<Field> fields,
-                                std::string_view request_method, std::size_t& scanned,
-                                ResponseStatus& response) noexcept {
+ParseResult parse_response_head(std::string_view buffer, const Limits& limits,
+                                std::span<Field> fields, std::string_view request_method,
+                                std::size_t& scanned, ResponseStatus& response) noexcept {
   if (buffer.empty() || !scan::worth_parsing(buffer, scanned, limits.head_bytes_max)) {
     scanned = buffer.size();
     return more();

@@ -1,5 +1,5 @@
-// The response parser: what it accepts is made of what a response may be made of, lies in the buffer, and does not
-// depend on how the bytes come.
+// The response parser: what it accepts is made of what a response may be made of, lies in the
+// buffer, and does not depend on how the bytes come.
 #include <algorithm>
 #include <array>
 #include <cstdint>
@@ -51,8 +51,9 @@ void check_fields(const Parsed& parsed, std::string_view head) {
   }
   const ResponseStatus& response = parsed.response;
   require(codings <= 1, "two codings");
-  require(!response.keep_alive || lengths == 0 || codings == 0 || response.body == ResponseBody::kNone,
-          "kept with two framings");
+  require(
+      !response.keep_alive || lengths == 0 || codings == 0 || response.body == ResponseBody::kNone,
+      "kept with two framings");
   require(response.body != ResponseBody::kUntilClose || !response.keep_alive, "kept until close");
   require((response.body == ResponseBody::kLength) == (response.content_length > 0), "length");
   require(response.body != ResponseBody::kChunked || codings == 1, "chunked without a coding");
@@ -76,7 +77,8 @@ void check(std::string_view bytes, std::string_view method, const Limits& limits
             "an earlier end");
     check_fields(whole, head);
   } else {
-    require(whole.result.problem.empty() == (whole.result.status == ParseStatus::kNeedMore), "word");
+    require(whole.result.problem.empty() == (whole.result.status == ParseStatus::kNeedMore),
+            "word");
   }
   if (bytes.size() > 4096) {
     return;

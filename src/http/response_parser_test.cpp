@@ -19,8 +19,7 @@ Parsed parse(std::string_view bytes, std::string_view method = "GET", const Limi
   static std::array<Field, 32> fields;
   Parsed parsed;
   std::size_t scanned = 0;
-  parsed.result =
-      parse_response_head(bytes, limits, fields, method, scanned, parsed.response);
+  parsed.result = parse_response_head(bytes, limits, fields, method, scanned, parsed.response);
   return parsed;
 }
 
@@ -56,7 +55,8 @@ TEST(ResponseParser, FindsTheFramingOfEachKind) {
       {"head chunked", "HEAD", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n",
        ResponseBody::kNone, 0, true},
       {"head neither", "HEAD", "HTTP/1.1 200 OK\r\n", ResponseBody::kNone, 0, true},
-      {"head is case-sensitive", "head", "HTTP/1.1 200 OK\r\n", ResponseBody::kUntilClose, 0, false},
+      {"head is case-sensitive", "head", "HTTP/1.1 200 OK\r\n", ResponseBody::kUntilClose, 0,
+       false},
       {"interim", "GET", "HTTP/1.1 103 Early Hints\r\nLink: x\r\n", ResponseBody::kNone, 0, true},
       {"204", "GET", "HTTP/1.1 204 No Content\r\n", ResponseBody::kNone, 0, true},
       {"204 with content", "GET", "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n",
@@ -69,7 +69,8 @@ TEST(ResponseParser, FindsTheFramingOfEachKind) {
        false},
       {"connect refused", "CONNECT", "HTTP/1.1 403 No\r\nContent-Length: 5\r\n",
        ResponseBody::kLength, 5, true},
-      {"no reason", "GET", "HTTP/1.1 200 \r\nContent-Length: 5\r\n", ResponseBody::kLength, 5, true},
+      {"no reason", "GET", "HTTP/1.1 200 \r\nContent-Length: 5\r\n", ResponseBody::kLength, 5,
+       true},
       {"no space", "GET", "HTTP/1.1 200\r\nContent-Length: 5\r\n", ResponseBody::kLength, 5, true},
       {"bare lf", "GET", "HTTP/1.1 200 OK\nContent-Length: 5\nX: y\r\n", ResponseBody::kLength, 5,
        true},
@@ -93,7 +94,8 @@ TEST(ResponseParser, FindsTheFramingOfEachKind) {
 
 TEST(ResponseParser, GivesStatusAndFields) {
   const std::string bytes =
-      "HTTP/1.1 404 Not Found\r\nSet-Cookie: a\r\nset-cookie: b\r\nX: \xff\r\nContent-Length: 0\r\n\r\n";
+      "HTTP/1.1 404 Not Found\r\nSet-Cookie: a\r\nset-cookie: b\r\nX: \xff\r\nContent-Length: "
+      "0\r\n\r\n";
   const Parsed parsed = parse(bytes);
   EXPECT_EQ(parsed.response.status, 404);
   ASSERT_EQ(parsed.response.fields.size(), 4U);
@@ -150,8 +152,8 @@ TEST(ResponseParser, SaysTheSameHoweverTheBytesCome) {
     std::size_t scanned = 0;
     ParseResult result;
     std::size_t shown = first;
-    while ((result = parse_response_head(std::string_view(bytes).substr(0, shown), {}, fields, "GET",
-                                         scanned, response))
+    while ((result = parse_response_head(std::string_view(bytes).substr(0, shown), {}, fields,
+                                         "GET", scanned, response))
                .status == ParseStatus::kNeedMore) {
       ASSERT_LT(shown++, bytes.size());
     }
@@ -165,7 +167,8 @@ TEST(ResponseParser, SaysTheSameHoweverTheBytesCome) {
 
 TEST(ResponseParser, LimitsTheHead) {
   const std::string bytes = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
-  EXPECT_EQ(parse(bytes, "GET", {.head_bytes_max = bytes.size()}).result.status, ParseStatus::kDone);
+  EXPECT_EQ(parse(bytes, "GET", {.head_bytes_max = bytes.size()}).result.status,
+            ParseStatus::kDone);
   EXPECT_EQ(parse(bytes, "GET", {.head_bytes_max = bytes.size() - 1}).result.status,
             ParseStatus::kHeadTooLarge);
   std::string many = "HTTP/1.1 200 OK\r\n";

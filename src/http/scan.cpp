@@ -54,8 +54,8 @@ bool worth_parsing(std::string_view buffer, std::size_t scanned, std::size_t byt
       std::bit_width(buffer.size()) > std::bit_width(scanned)) {
     return true;
   }
-  // The end is LF LF or LF CR LF, and LF CR with anything else behind it is an error; up to two bytes of that may have
-  // been there before.
+  // The end is LF LF or LF CR LF, and LF CR with anything else behind it is an error; up to two
+  // bytes of that may have been there before.
   std::size_t from = scanned < 2 ? 0 : scanned - 2;
   while ((from = buffer.find('\n', from)) != std::string_view::npos) {
     const std::string_view rest = buffer.substr(from + 1, 2);

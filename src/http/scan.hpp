@@ -1,5 +1,5 @@
-// Character classes of RFC 9110 and RFC 9112 and fast scans over them, shared by the parsers of this folder.
-// Pure functions: thread-safe. Internal to src/http.
+// Character classes of RFC 9110 and RFC 9112 and fast scans over them, shared by the parsers of
+// this folder. Pure functions: thread-safe. Internal to src/http.
 #pragma once
 
 #include <array>
@@ -16,10 +16,14 @@
 
 namespace mik::http::scan {
 
-inline constexpr std::uint8_t kToken = 1;    // tchar, RFC 9110 section 5.6.2
-inline constexpr std::uint8_t kTarget = 2;   // VCHAR without '#', and bytes from 0x80 (checked again as UTF-8)
-inline constexpr std::uint8_t kValue = 4;    // field-content: HTAB, SP, VCHAR, obs-text (RFC 9110 section 5.5)
-inline constexpr std::uint8_t kRegName = 8;  // unreserved and sub-delims, RFC 3986 section 3.2.2; '%' is apart
+// tchar, RFC 9110 section 5.6.2.
+inline constexpr std::uint8_t kToken = 1;
+// VCHAR without '#', and bytes from 0x80, which are looked at again as UTF-8.
+inline constexpr std::uint8_t kTarget = 2;
+// field-content: HTAB, SP, VCHAR, obs-text (RFC 9110 section 5.5).
+inline constexpr std::uint8_t kValue = 4;
+// unreserved and sub-delims, RFC 3986 section 3.2.2; '%' is apart.
+inline constexpr std::uint8_t kRegName = 8;
 inline constexpr std::uint8_t kHex = 16;
 
 consteval std::array<std::uint8_t, 256> make_classes() {
@@ -93,8 +97,8 @@ inline const char* skip_value(const char* at, const char* end) noexcept {
   for (; end - at >= 16; at += 16) {
     const __m128i bytes = load(at);
     const __m128i control = _mm_andnot_si128(equal(bytes, '\t'), below(bytes, 0x20));
-    const auto stop = static_cast<std::uint32_t>(
-        _mm_movemask_epi8(_mm_or_si128(control, equal(bytes, 0x7f))));
+    const auto stop =
+        static_cast<std::uint32_t>(_mm_movemask_epi8(_mm_or_si128(control, equal(bytes, 0x7f))));
     if (stop != 0) {
       return at + std::countr_zero(stop);
     }
@@ -115,7 +119,8 @@ inline const char* skip_target(const char* at, const char* end) noexcept {
   return skip_slow<kTarget>(at, end);
 }
 
-// Runs over letters, digits and '-' sixteen at a time; the rarer token characters are left to the table.
+// Runs over letters, digits and '-' sixteen at a time; the rarer token characters are left to the
+// table.
 inline const char* skip_token(const char* at, const char* end) noexcept {
   for (; end - at >= 16; at += 16) {
     const __m128i bytes = load(at);
@@ -161,8 +166,8 @@ inline std::string_view trim(std::string_view text) noexcept {
   return text;
 }
 
-// Calls visit(member) for each non-empty member of a comma-separated list (RFC 9110 section 5.6.1), blanks trimmed.
-// Commas in quoted strings are not known: only for lists of tokens.
+// Calls visit(member) for each non-empty member of a comma-separated list (RFC 9110 section 5.6.1),
+// blanks trimmed. Commas in quoted strings are not known: only for lists of tokens.
 template <class Visit>
 void for_each_member(std::string_view list, Visit&& visit) {
   while (true) {
@@ -185,8 +190,8 @@ enum class Line : std::uint8_t {
   kBad,    // `problem` says why
 };
 
-// How much is forgiven: requests and trailers nothing; responses what RFC 9112 lets a recipient forgive (a bare LF as
-// line end, section 2.2; whitespace before the colon, section 5.1).
+// How much is forgiven: requests and trailers nothing; responses what RFC 9112 lets a recipient
+// forgive (a bare LF as line end, section 2.2; whitespace before the colon, section 5.1).
 enum class Rules : std::uint8_t { kStrict, kForgiving };
 
 // What is wrong at `at`, where a field line or its end was expected.
@@ -260,9 +265,9 @@ inline Line next_field(const char*& at, const char* end, Field& field,
 // Content-Length = 1*DIGIT that fits 64 bits; false when it is something else.
 bool parse_length(std::string_view digits, std::uint64_t& length) noexcept;
 
-// Says whether a head that came in pieces is worth parsing (again), given that its first `scanned` bytes were: when its
-// end has come, when it has crossed a power of two (so that errors are seen early and the total cost stays linear), or
-// when it is as long as it may be.
+// Says whether a head that came in pieces is worth parsing (again), given that its first `scanned`
+// bytes were: when its end has come, when it has crossed a power of two (so that errors are seen
+// early and the total cost stays linear), or when it is as long as it may be.
 bool worth_parsing(std::string_view buffer, std::size_t scanned, std::size_t bytes_max) noexcept;
 
 }  // namespace mik::http::scan

@@ -1,4 +1,5 @@
-// The scans that look at sixteen bytes at a time say what the table says, for every byte at every place.
+// The scans that look at sixteen bytes at a time say what the table says, for every byte at every
+// place.
 #include "http/scan.hpp"
 
 #include <gtest/gtest.h>
@@ -37,7 +38,8 @@ TEST(Scan, KnowsTheClassesOfTheRfcs) {
     const bool visible = c > 0x20 && c != 0x7f;
     EXPECT_EQ(scan::is(byte, scan::kValue), visible || c == ' ' || c == '\t') << c;
     EXPECT_EQ(scan::is(byte, scan::kTarget), visible && c != '#') << c;
-    const bool delimiter = std::string_view("\"(),/:;<=>?@[\\]{}").find(byte) != std::string_view::npos;
+    const bool delimiter =
+        std::string_view("\"(),/:;<=>?@[\\]{}").find(byte) != std::string_view::npos;
     EXPECT_EQ(scan::is(byte, scan::kToken), visible && c < 0x80 && !delimiter) << c;
   }
 }

@@ -99,7 +99,8 @@ bool is_dns_name(std::string_view host) noexcept {
       continue;
     }
     const char folded = scan::lower(c);
-    const bool known = (folded >= 'a' && folded <= 'z') || scan::is_digit(c) || c == '-' || c == '_';
+    const bool known =
+        (folded >= 'a' && folded <= 'z') || scan::is_digit(c) || c == '-' || c == '_';
     if (!known || ++label_bytes > kLabelBytesMax) {
       return false;
     }

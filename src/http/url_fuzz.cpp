@@ -1,4 +1,5 @@
-// URLs, authorities, addresses and the allow-list. Input: lines; the first is a URL or authority, the others patterns.
+// URLs, authorities, addresses and the allow-list. Input: lines; the first is a URL or authority,
+// the others patterns.
 #include <netdb.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
@@ -45,7 +46,8 @@ void compare_with_resolver(const std::string& host) {
     require(host.ends_with('.'), "an address that the resolver does not know");
   }
   if (ours.has_value()) {
-    require(IpAddress::parse(ours->to_string()) == ours, "an address that does not survive its text");
+    require(IpAddress::parse(ours->to_string()) == ours,
+            "an address that does not survive its text");
   }
 }
 
@@ -69,8 +71,8 @@ void check_url(std::string_view text) {
   }
   require(url->path_query.starts_with('/') && url->port != 0 && !url->host.empty(), "URL");
   require(split_authority(url->authority).has_value(), "authority of a URL");
-  const mik::base::Result<Url> again = parse_url(
-      (url->secure ? "https://" : "http://") + url->authority + url->path_query);
+  const mik::base::Result<Url> again =
+      parse_url((url->secure ? "https://" : "http://") + url->authority + url->path_query);
   require(again.has_value() && *again == *url, "a URL that does not survive its text");
 }
 
@@ -80,8 +82,7 @@ bool reaches(const AllowList& list, std::string_view host, std::uint16_t port, s
   in.sin_addr.s_addr = htonl(v4);
   const auto& address = reinterpret_cast<const sockaddr&>(in);
   const bool allowed = list.allows_address(address, host, port);
-  require(!allowed || list.allows_name(host, port),
-          "an address allowed for a name that is not");
+  require(!allowed || list.allows_name(host, port), "an address allowed for a name that is not");
   return allowed;
 }
 
