@@ -2,7 +2,7 @@
 #
 # One folder of src/ is one call: a static library mik_NAME (alias mik::NAME), a test binary mik_NAME_test from TESTS, a
 # header check (each header compiled alone), and for each x_fuzz.cpp of FUZZ a fuzz target in the fuzz preset and a plain
-# test over its corpus folder x_corpus/ in every preset. DEPS are our folders, LIBS what comes from outside (PRIVATE).
+# test over its corpus folder x_corpus/ in every preset. DEPS are our folders, LIBS what comes from outside (PRIVATE), TEST_LIBS what only the test binary links.
 include(CheckIPOSupported)
 
 add_library(mik_flags INTERFACE)
@@ -20,7 +20,7 @@ if(MIK_SANITIZE)
 endif()
 
 function(mik_library name)
-  cmake_parse_arguments(arg "" "" "SOURCES;HEADERS;DEPS;LIBS;TESTS;FUZZ" ${ARGN})
+  cmake_parse_arguments(arg "" "" "SOURCES;HEADERS;DEPS;LIBS;TESTS;TEST_LIBS;FUZZ" ${ARGN})
   set(target mik_${name})
   if(arg_SOURCES)
     add_library(${target} STATIC ${arg_SOURCES})
@@ -54,7 +54,7 @@ function(mik_library name)
   endif()
   if(arg_TESTS)
     add_executable(${target}_test ${arg_TESTS})
-    target_link_libraries(${target}_test PRIVATE ${target} mik_test_support GTest::gtest_main ${arg_LIBS})
+    target_link_libraries(${target}_test PRIVATE ${target} mik_test_support GTest::gtest_main ${arg_LIBS} ${arg_TEST_LIBS})
     add_test(NAME ${name} COMMAND ${target}_test)
     set_tests_properties(${name} PROPERTIES TIMEOUT 120 ENVIRONMENT "MIK_SOURCE_DIR=${PROJECT_SOURCE_DIR}")
   endif()

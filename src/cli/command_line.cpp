@@ -47,7 +47,7 @@ const CLI::App& deepest(const CLI::App& app) {
 
 base::Error usage_error(const CLI::App& app, const CLI::ParseError& error) {
   const CLI::App& at = deepest(app);
-  for (const std::string& extra : at.remaining(true)) {
+  for (const std::string& extra : app.remaining(true)) {
     const bool flag = extra.starts_with('-');
     base::Error unknown(base::ErrorCode::kUsage,
                         fmt::format("unknown {} '{}'", flag ? "option" : "argument", extra));

@@ -48,8 +48,10 @@ engine::EngineOptions engine_options(const config::Settings& settings, bool comp
   options.compile_only = compile_only;
   options.pagemap_scan = !compile_only && engine::pagemap_scan_usable();
   rlimit limit{};
-  if (::getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY && !compile_only) {
-    options.on_demand = true;
+  if (::getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY) {
+    // Neither a pool nor 4 GiB for each memory would fit. The compile child inherits the limit, so both sides agree.
+    options.on_demand = !compile_only;
+    options.memory_reservation_bytes = settings.memory_limit_bytes;
   }
   return options;
 }
@@ -81,7 +83,11 @@ int run_compile_child(shared::CompileBoot boot) {
   const auto answer = [&]() -> base::Result<std::string> {
     MIK_TRY_ASSIGN(const std::string block, shared::read_block(boot.settings.get()));
     MIK_TRY_ASSIGN(const config::Settings settings, config::deserialize(block));
-    return compile(boot.component, settings);
+    auto path = compile(boot.component, settings);
+    if (!path.has_value()) {
+      return std::move(path).error().because(fmt::format("cannot serve {}", boot.component));
+    }
+    return path;
   }();
   const shared::Message message =
       answer.has_value() ? shared::Message(shared::ArtefactReady{boot.component, *answer})

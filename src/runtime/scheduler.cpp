@@ -72,7 +72,7 @@ void Scheduler::remove(GuestTask& task) noexcept {
   }
 }
 
-void Scheduler::run(GuestTask& task) {
+void Scheduler::run(GuestTask& task, From from) {
   ticker_.keep_awake();
   running_ = &task;
   const base::Time start = now_;
@@ -82,14 +82,19 @@ void Scheduler::run(GuestTask& task) {
   const base::Duration ran = now_ - start;
   task.on_run(events);
   if (events.yielded() && running_ == &task) {
-    requeue(task, ran);
+    requeue(task, ran, from);
   }
   running_ = nullptr;
 }
 
-void Scheduler::requeue(GuestTask& task, base::Duration ran) {
+void Scheduler::requeue(GuestTask& task, base::Duration ran, From from) {
   if (task.computed_ < kYoungMax) {
-    young_.push_front(task);
+    // Who was at the head stays there; who comes waits behind.
+    if (from == From::kComputing) {
+      young_.push_front(task);
+    } else {
+      young_.push_back(task);
+    }
     return;
   }
   task.quantum_ += ran;
@@ -136,14 +141,14 @@ bool Scheduler::on_turn(base::Time now) {
   // At most what is there now: those that wake meanwhile have their turn in the next round.
   for (std::size_t left = woken_.size(); left > 0 && !out_of_time(); --left) {
     if (GuestTask* task = woken_.pop_front(); task != nullptr) {
-      run(*task);
+      run(*task, From::kWaiting);
     }
   }
   while (may_start() && !out_of_time()) {
-    run(*fresh_.pop_front());
+    run(*fresh_.pop_front(), From::kWaiting);
   }
   if (GuestTask* task = next_computing(); task != nullptr) {
-    run(*task);
+    run(*task, From::kComputing);
   }
   hand_out_outbound();
   take_woken(now_);

@@ -94,8 +94,9 @@ class Scheduler final : public net::TurnHook {
   std::size_t computing() const noexcept { return young_.size() + old_.size(); }
 
  private:
-  void run(GuestTask& task);
-  void requeue(GuestTask& task, base::Duration ran);
+  enum class From : std::uint8_t { kWaiting, kComputing };
+  void run(GuestTask& task, From from);
+  void requeue(GuestTask& task, base::Duration ran, From from);
   GuestTask* next_computing();
   bool may_start() const noexcept { return !fresh_.empty() && young_.size() < kStartedMax; }
   bool out_of_time() const noexcept { return now_ - turn_start_ >= kTurnMax; }

@@ -176,7 +176,7 @@ base::Result<void> Worker::start() {
     const base::ErrorCode code = loaded.error().code();
     if (code != base::ErrorCode::kNotFound && code != base::ErrorCode::kUntrusted &&
         code != base::ErrorCode::kArtefact) {
-      return loaded;
+      return std::move(loaded).error().because(fmt::format("cannot serve {}", settings_.component_path));
     }
     if (code == base::ErrorCode::kUntrusted) {
       log_.line(telemetry::Level::kWarn, "Artefact refused; compiling again")
@@ -192,6 +192,9 @@ base::Result<void> Worker::start_engine() {
   MIK_TRY_ASSIGN(auto store, ArtefactStore::open(settings_.state_dir));
   store_.emplace(std::move(store));
   engine::EngineOptions options = engine_options(settings_, false);
+  if (options.on_demand) {
+    log_.line(telemetry::Level::kWarn, "Address space is limited: guests get their memory one by one, which is slower");
+  }
   auto engine = engine::Engine::create(options);
   while (!engine.has_value() && engine.error().code() == base::ErrorCode::kSystem &&
          options.instances_max > 16) {

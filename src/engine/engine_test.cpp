@@ -1,0 +1,135 @@
+#include "engine/engine.hpp"
+
+#include <gtest/gtest.h>
+#include <sys/uio.h>
+
+#include <atomic>
+#include <thread>
+
+#include "engine/pagemap_scan.hpp"
+
+namespace mik::engine {
+namespace {
+
+struct Recorder : Guests::Observer {
+  std::atomic<int> wakes = 0;
+  std::string output;
+  void on_wake() noexcept override { ++wakes; }
+  void on_output(std::uint64_t, int stream, std::string_view line) noexcept override {
+    output += std::to_string(stream) + ":" + std::string(line) + "\n";
+  }
+};
+
+class GuestsTest : public ::testing::Test {
+ protected:
+  RequestId start(std::string_view path, bool has_body = false) {
+    block_ = "GET " + std::string(path) + " host";
+    Head head;
+    head.bytes = block_;
+    head.method = head.bytes.substr(0, 3);
+    head.path_query = head.bytes.substr(4, path.size());
+    head.authority = "elsewhere";  // not in the block: it is added
+    head.has_body = has_body;
+    head.user = 42;
+    return guests_->start(*component_, head, std::span<const Field>{}).value();
+  }
+  std::string body(RequestId id) {
+    std::array<iovec, 8> pieces;
+    const std::size_t count = guests_->peek(id, std::span<iovec>(pieces));
+    std::string text;
+    for (std::size_t i = 0; i < count; ++i) {
+      text.append(static_cast<const char*>(pieces[i].iov_base), pieces[i].iov_len);
+    }
+    guests_->consume(id, text.size());
+    return text;
+  }
+  Events run(RequestId id) { return guests_->run(id, base::Clock::now(), std::chrono::milliseconds(1)); }
+
+  Recorder observer_;
+  Engine engine_ = Engine::create({}).value();
+  std::optional<Component> component_ = Component::load(engine_, 0, {}).value();
+  std::unique_ptr<Guests> guests_ = Guests::create(engine_, observer_).value();
+  std::string block_;
+};
+
+TEST_F(GuestsTest, AnswersThroughTheSeam) {
+  const RequestId id = start("/hello");
+  const Events events = run(id);
+  EXPECT_TRUE(events.head() && events.body() && events.end() && events.done());
+  const Response response = guests_->response_head(id);
+  EXPECT_EQ(response.status, 200);
+  ASSERT_EQ(response.fields.size(), 1u);
+  EXPECT_EQ(response.fields[0].name, "content-type");
+  EXPECT_EQ(body(id), "Hello, World!");
+  guests_->release(id);
+  EXPECT_EQ(run(id).bits, 0u);
+}
+
+TEST_F(GuestsTest, BodiesAndTrailersGoThrough) {
+  const RequestId id = start("/echo", true);
+  run(id);
+  EXPECT_EQ(guests_->push_body(id, "abc"), Push::kGoOn);
+  const std::array<Field, 1> trailers = {{{"x-sum", "3"}}};
+  guests_->end_body(id, std::span<const Field>(trailers));
+  std::array<Guests::Woken, 4> woken;
+  ASSERT_EQ(guests_->take_woken(base::Clock::now(), woken), 1u);
+  EXPECT_EQ(woken[0].id, id);
+  EXPECT_EQ(woken[0].user, 42u);
+  EXPECT_TRUE(run(id).end());
+  EXPECT_EQ(body(id), "abc");
+  ASSERT_EQ(guests_->trailers(id).size(), 1u);
+  EXPECT_EQ(guests_->trailers(id)[0].value, "3");
+  guests_->release(id);
+  EXPECT_EQ(guests_->push_body(id, "late"), Push::kUnwanted);
+}
+
+TEST_F(GuestsTest, FailuresHaveKindAndText) {
+  const RequestId id = start("/memory");
+  EXPECT_TRUE(run(id).failed());
+  EXPECT_EQ(guests_->failure(id).failure, Failure::kMemory);
+  EXPECT_EQ(guests_->failure(id).text, "memory limit");
+  guests_->release(id);
+}
+
+TEST_F(GuestsTest, AWakeFromAnotherThreadArrives) {
+  const RequestId id = start("/wake");
+  run(id);
+  while (observer_.wakes == 0) {
+    std::this_thread::yield();
+  }
+  std::array<Guests::Woken, 4> woken;
+  ASSERT_EQ(guests_->take_woken(base::Clock::now(), woken), 1u);
+  EXPECT_TRUE(run(id).end());
+  guests_->release(id);
+}
+
+TEST_F(GuestsTest, AHeadThatIsNoRequestIsTheClientsFault) {
+  Head head;
+  head.bytes = "x";
+  const auto id = guests_->start(*component_, head, std::span<const Field>{});
+  ASSERT_FALSE(id.has_value());
+  EXPECT_EQ(id.error().code(), base::ErrorCode::kBadMessage);
+}
+
+TEST_F(GuestsTest, OutputIsHandedOver) {
+  const RequestId id = start("/output");
+  run(id);
+  EXPECT_EQ(observer_.output, "1:to stdout\n2:to stderr\n");
+  guests_->release(id);
+}
+
+TEST(Ticker, SleepsAndWakesAndEnds) {
+  Engine engine = Engine::create({}).value();
+  Ticker ticker(engine);
+  for (int i = 0; i < 1000; ++i) {
+    ticker.keep_awake();
+  }
+}
+
+TEST(PagemapScan, AnswersWithoutHarm) {
+  // True on Linux 6.7 and later with the binary linked as it must be; false is an answer too.
+  EXPECT_EQ(pagemap_scan_usable(), pagemap_scan_usable());
+}
+
+}  // namespace
+}  // namespace mik::engine

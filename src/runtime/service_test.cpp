@@ -1,0 +1,157 @@
+#include "runtime/service.hpp"
+
+#include <gtest/gtest.h>
+
+#include "runtime/test_worker.hpp"
+
+namespace mik::runtime {
+namespace {
+
+using To = Route::To;
+
+TEST(Route, BuiltInPathsWin) {
+  EXPECT_EQ(route("/health", "app").to, To::kHealth);
+  EXPECT_EQ(route("/health?verbose=1", "app").to, To::kHealth);
+  EXPECT_EQ(route("/health/live", "app").to, To::kLive);
+  EXPECT_EQ(route("/health/ready", "app").to, To::kReady);
+  EXPECT_EQ(route("/metrics", "app").to, To::kMetrics);
+  EXPECT_EQ(route("*", "app").to, To::kServer);
+  for (const char* path : {"/", "/health/", "/healthy", "/metrics/", "/runs", "//health", "/a?/health"}) {
+    EXPECT_EQ(route(path, "app").to, To::kComponent) << path;
+    EXPECT_EQ(route(path, "app").rest, path);
+  }
+}
+
+// G1, G3: the rest and the query reach the guest as they came.
+TEST(Route, TheRestUnderRunIsUntouched) {
+  const std::map<std::string, std::string> expected = {{"/run/app", "/"},
+                                                       {"/run/app/", "/"},
+                                                       {"/run/app?x=1", "/?x=1"},
+                                                       {"/run/app/a/b?x=1", "/a/b?x=1"},
+                                                       {"/run/app////", "////"},
+                                                       {"/run/app/a%2Fb", "/a%2Fb"},
+                                                       {"/run/app/a/../b", "/a/../b"},
+                                                       {"/run/app/a%20b?c%20d", "/a%20b?c%20d"},
+                                                       {"/run/%61pp/x", "/x"},
+                                                       {"/run/app?", "/?"}};
+  for (const auto& [path, rest] : expected) {
+    const Route to = route(path, "app");
+    EXPECT_EQ(to.to, To::kComponent) << path;
+    EXPECT_EQ(to.rest, rest) << path;
+  }
+}
+
+TEST(Route, OtherModulesAreUnknown) {
+  EXPECT_EQ(route("/run", "app").to, To::kNoModule);
+  EXPECT_EQ(route("/run/", "app").to, To::kNoModule);
+  EXPECT_EQ(route("/run//x", "app").to, To::kNoModule);
+  EXPECT_EQ(route("/run/other/x", "app").to, To::kUnknownModule);
+  EXPECT_EQ(route("/run/a%2fb", "app").module, "a/b");
+  EXPECT_EQ(route("/run/App", "app").to, To::kUnknownModule);
+}
+
+class ServiceTest : public TestWorker {
+ protected:
+  Service service_{context_, pool_};
+  TestExchange& ask(TestExchange& exchange) {
+    service_.on_request(exchange);
+    turn(2);
+    return exchange;
+  }
+};
+
+TEST_F(ServiceTest, HealthIsTheGuidesDocument) {
+  TestExchange exchange("/health");
+  ask(exchange);
+  EXPECT_EQ(exchange.status, 200);
+  EXPECT_EQ(exchange.fields["Content-Type"], "application/json");
+  for (const char* member : {"\"status\": \"ready\"", "\"cache_size\": 1", "\"cache_capacity\": 100",
+                             "\"total_requests\": 1"}) {
+    EXPECT_NE(exchange.body.find(member), std::string::npos) << member << exchange.body;
+  }
+  EXPECT_EQ(exchange.body.find("loaded_modules"), std::string::npos);
+  TestExchange verbose("/health?verbose=true");
+  EXPECT_NE(ask(verbose).body.find("\"loaded_modules\": [\"app\"]"), std::string::npos);
+}
+
+TEST_F(ServiceTest, ReadinessFollowsTheComponentAndTheDrain) {
+  context_.component = nullptr;
+  TestExchange starting("/health");
+  EXPECT_EQ(ask(starting).status, 503);
+  EXPECT_NE(starting.body.find("\"starting\""), std::string::npos);
+  TestExchange live("/health/live");
+  EXPECT_EQ(ask(live).status, 200);
+  context_.component = &component_;
+  segment_.set_draining();
+  TestExchange draining("/health/ready");
+  EXPECT_EQ(ask(draining).status, 503);
+  EXPECT_NE(draining.body.find("\"draining\""), std::string::npos);
+  TestExchange still("/health/live");
+  EXPECT_EQ(ask(still).status, 200);
+}
+
+// Field case 17: HAProxy's bare check.
+TEST_F(ServiceTest, OptionsIsAnsweredWithAllow) {
+  for (const char* path : {"/health", "*"}) {
+    TestExchange exchange(path, http::BodyKind::kNone, "OPTIONS");
+    ask(exchange);
+    EXPECT_EQ(exchange.status, 200) << path;
+    EXPECT_EQ(exchange.fields["Allow"], "GET, HEAD, OPTIONS");
+  }
+}
+
+TEST_F(ServiceTest, OtherMethodsOnBuiltInPathsAre405) {
+  TestExchange exchange("/metrics", http::BodyKind::kNone, "POST");
+  ask(exchange);
+  EXPECT_EQ(exchange.status, 405);
+  EXPECT_EQ(exchange.fields["Allow"], "GET, HEAD, OPTIONS");
+}
+
+TEST_F(ServiceTest, UnknownModulesAre404WithTheReferencesText) {
+  TestExchange exchange("/run/other/x");
+  ask(exchange);
+  EXPECT_EQ(exchange.status, 404);
+  EXPECT_NE(exchange.body.find("\"error\":\"module not found: other\""), std::string::npos);
+}
+
+TEST_F(ServiceTest, TheGlobalLimitIsA503WithRetryAfterAndHealthIsExempt) {
+  settings_.max_concurrent_requests = 1;
+  TestExchange first("/sleep?100000");
+  ask(first);
+  TestExchange second("/hello");
+  ask(second);
+  EXPECT_EQ(second.status, 503);
+  EXPECT_EQ(second.fields["Retry-After"], "1");
+  TestExchange health("/health");
+  EXPECT_EQ(ask(health).status, 200);
+  first.close(http::Outcome::kClientGone);
+  TestExchange third("/hello");
+  EXPECT_EQ(ask(third).status, 200);
+}
+
+TEST_F(ServiceTest, MetricsCountWhatHappened) {
+  TestExchange good("/hello");
+  ask(good);
+  TestExchange bad("/trap");
+  ask(bad);
+  TestExchange metrics("/metrics");
+  ask(metrics);
+  EXPECT_EQ(metrics.fields["Content-Type"], "text/plain; version=0.0.4; charset=utf-8");
+  for (const char* sample : {"mik_http_requests_total{status=\"2xx\"} 1\n", "mik_http_requests_total{status=\"5xx\"} 1\n",
+                             "mik_guest_failures_total{reason=\"trap\"} 1\n", "mik_requests_total 3\n",
+                             "mik_guest_requests_total 2\n", "mik_active_requests 0\n",
+                             "mik_http_request_duration_seconds_bucket{le=\"+Inf\"} 2\n"}) {
+    EXPECT_NE(metrics.body.find(sample), std::string::npos) << sample << "\n" << metrics.body;
+  }
+}
+
+TEST_F(ServiceTest, FailuresOfTheConnectionAreProblemsToo) {
+  std::string fields;
+  std::string body;
+  service_.describe_failure(431, "too many \"fields\"", fields, body);
+  EXPECT_NE(fields.find("Content-Type: application/problem+json\r\n"), std::string::npos);
+  EXPECT_NE(body.find(R"("detail":"too many \"fields\"")"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace mik::runtime

@@ -1,0 +1,182 @@
+// For tests: a worker's parts over the fake engine, and an exchange whose client is the test.
+#pragma once
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+
+#include <array>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/fd.hpp"
+#include "engine/engine.hpp"
+#include "http/exchange.hpp"
+#include "net/loop.hpp"
+#include "runtime/context.hpp"
+#include "runtime/guest_exchange.hpp"
+#include "runtime/scheduler.hpp"
+
+namespace mik::runtime {
+
+// What a connection would be: takes everything at once unless `window` says otherwise.
+class TestExchange final : public http::Exchange {
+ public:
+  explicit TestExchange(std::string path, http::BodyKind body = http::BodyKind::kNone,
+                        std::string method = "GET") {
+    block_ = method + " " + path + " host accept text/plain";
+    const std::string_view block = block_;
+    head_.bytes = block;
+    head_.method = block.substr(0, method.size());
+    head_.path_query = block.substr(method.size() + 1, path.size());
+    head_.target = head_.path_query;
+    const std::size_t authority = method.size() + path.size() + 2;
+    head_.authority = block.substr(authority, 4);
+    fields_.push_back({block.substr(authority + 5, 6), block.substr(authority + 12)});
+    head_.fields = fields_;
+    head_.body = body;
+    peer_.address = "203.0.113.7";
+  }
+
+  void add_field(std::string_view name, std::string_view value) {
+    fields_.push_back({name, value});
+    head_.fields = fields_;
+  }
+  // The client closes, or a drain ends.
+  void close(http::Outcome outcome) {
+    if (handler_ != nullptr && !closed) {
+      closed = true;
+      outcome_ = outcome;
+      http::Closed how;
+      how.outcome = outcome;
+      how.status = status;
+      handler_->on_closed(how);
+    }
+  }
+  http::Flow send_body(std::string_view bytes) { return handler_->on_body(bytes); }
+  void end_body() { handler_->on_body_end({}); }
+  void fail_body(http::BodyError error) { handler_->on_body_error(error); }
+
+  const http::RequestHead& head() const override { return head_; }
+  const http::Peer& peer() const override { return peer_; }
+  bool secure() const override { return false; }
+  void attach(http::ExchangeHandler& handler) override { handler_ = &handler; }
+  void respond(const http::ResponseHead& response, std::string_view text) override {
+    take(response);
+    body = text;
+    close(http::Outcome::kComplete);
+    closed = true;
+  }
+  void start(const http::ResponseHead& response) override { take(response); }
+  void pump() override {
+    std::array<iovec, 4> pieces;
+    while (body.size() < window) {
+      const std::size_t count = handler_->peek(pieces);
+      if (count == 0) {
+        break;
+      }
+      std::size_t bytes = 0;
+      for (std::size_t i = 0; i < count; ++i) {
+        body.append(static_cast<const char*>(pieces[i].iov_base), pieces[i].iov_len);
+        bytes += pieces[i].iov_len;
+      }
+      handler_->consume(bytes);
+    }
+    if (body.size() < window && handler_->source_state() == http::SourceState::kEnd) {
+      close(http::Outcome::kComplete);
+    } else if (handler_->source_state() == http::SourceState::kCut) {
+      close(http::Outcome::kCut);
+    }
+  }
+  void abort() override { close(http::Outcome::kCut); }
+  void resume_body() override { ++resumed; }
+  void discard_body() override { ++discarded; }
+
+  bool complete() const { return closed && outcome_ == http::Outcome::kComplete; }
+  bool cut() const { return closed && outcome_ == http::Outcome::kCut; }
+
+  int status = 0;
+  std::map<std::string, std::string> fields;
+  std::string body;
+  std::size_t window = SIZE_MAX;
+  bool closed = false;
+  int resumed = 0;
+  int discarded = 0;
+
+ private:
+  void take(const http::ResponseHead& response) {
+    EXPECT_EQ(status, 0) << "two heads";
+    status = response.status;
+    for (const http::Field& field : response.fields) {
+      fields[std::string(field.name)] = field.value;
+    }
+  }
+
+  std::string block_;
+  http::RequestHead head_;
+  http::Peer peer_;
+  std::vector<http::Field> fields_;
+  http::ExchangeHandler* handler_ = nullptr;
+  http::Outcome outcome_ = http::Outcome::kComplete;
+};
+
+class TestWorker : public ::testing::Test, public engine::Guests::Observer, public OutboundSink, public Outbound {
+ protected:
+  TestWorker() {
+    settings_.component_name = "app";
+    settings_.log_level = config::LogLevel::kTrace;
+    segment_.begin(0, 1);
+    context_.guests = guests_.get();
+    context_.scheduler = &scheduler_;
+    context_.outbound = this;
+    context_.component = &component_;
+    loop_->set_hook(&scheduler_);
+  }
+  ~TestWorker() override { loop_->set_hook(nullptr); }
+
+  GuestExchange& begin(TestExchange& exchange) {
+    GuestExchange& guest = pool_.get();
+    guest.begin(exchange, exchange.head().path_query, segment_.try_acquire(0, 1000).value());
+    return guest;
+  }
+  void turn(int count = 1) {
+    for (int i = 0; i < count; ++i) {
+      loop_->run_once(base::Duration::zero());
+    }
+  }
+  // Turns until the exchange is closed; false after 5 s.
+  bool wait(const TestExchange& exchange) {
+    const base::Time give_up = base::Clock::now() + std::chrono::seconds(5);
+    while (!exchange.closed && base::Clock::now() < give_up) {
+      loop_->run_once(std::chrono::milliseconds(5));
+    }
+    return exchange.closed;
+  }
+  std::uint64_t active() { return segment_.totals().active_requests; }
+
+  void on_wake() noexcept override { loop_->wake(); }
+  void on_output(std::uint64_t user, int stream, std::string_view line) noexcept override {
+    static_cast<GuestExchange*>(reinterpret_cast<GuestTask*>(user))->on_guest_output(stream, line);
+    output_ += line;
+  }
+  void on_outbound(const engine::OutboundEvents&) override {}
+  void begin(engine::OutboundId id, const GuestExchange&) override { guests_->refuse(id, 16); }
+
+  config::Settings settings_;
+  std::unique_ptr<net::Loop> loop_ = net::Loop::create().value();
+  shared::Segment segment_ = shared::Segment::create(1).value();
+  base::Fd null_{::open("/dev/null", O_WRONLY | O_CLOEXEC)};
+  telemetry::Log log_{null_.get(), config::LogLevel::kTrace, config::LogFormat::kJson, telemetry::Writing::kDirect};
+  engine::Engine engine_ = engine::Engine::create({}).value();
+  engine::Component component_ = engine::Component::load(engine_, 0, {}).value();
+  engine::Ticker ticker_{engine_};
+  std::unique_ptr<engine::Guests> guests_ = engine::Guests::create(engine_, *this).value();
+  Context context_{settings_, *loop_, segment_, 0, log_, telemetry::Random(7), nullptr, nullptr, nullptr, nullptr, {}, {}};
+  Scheduler scheduler_{*guests_, ticker_, *this};
+  GuestExchangePool pool_{context_};
+  std::string output_;
+};
+
+}  // namespace mik::runtime
