@@ -43,8 +43,10 @@ Compiles::Compiles(net::Loop& loop, std::string executable, int settings, Compil
 Compiles::~Compiles() { close_channel(); }
 
 void Compiles::request(std::string component, bool polite) {
+  // A child that has answered and is not gone yet answers nobody else.
+  const auto waiting = jobs_.begin() + (pid_ > 0 && answered_ && !jobs_.empty() ? 1 : 0);
   const auto same = [&component](const Job& job) { return job.component == component; };
-  if (std::ranges::any_of(jobs_, same)) {
+  if (std::any_of(waiting, jobs_.end(), same)) {
     return;
   }
   if (jobs_.size() >= limits_.queue_max) {

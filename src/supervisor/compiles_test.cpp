@@ -85,6 +85,28 @@ TEST_F(CompilesTest, AskedAgainAfterTheAnswerItCompilesAgain) {
   EXPECT_EQ(answers_.size(), 2u);
 }
 
+TEST_F(CompilesTest, WhoAsksWhileAnAnsweredChildIsStillThereIsAnsweredToo) {
+  make();
+  compiles_->request("a:linger", false);
+  const pid_t first = compiles_->pid();
+  const base::Time until = base::Clock::now() + 20s;
+  while (answers_.empty() && base::Clock::now() < until) {
+    loop_->run_once(1s);
+  }
+  ASSERT_EQ(answers_.size(), 1u);
+  compiles_->request("a:linger", false);
+  ::kill(first, SIGKILL);
+  int status = 0;
+  ASSERT_EQ(::waitpid(first, &status, 0), first);
+  compiles_->on_exit(status);
+  while (answers_.size() < 2 && base::Clock::now() < until) {
+    loop_->run_once(1s);
+  }
+  EXPECT_EQ(answers_.size(), 2u);
+  compiles_->stop();
+  run();
+}
+
 TEST_F(CompilesTest, TheQueueIsBounded) {
   make({.queue_max = 2});
   compiles_->request("a:ok", false);

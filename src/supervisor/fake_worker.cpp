@@ -1,7 +1,6 @@
 #include "supervisor/fake_worker.hpp"
 
 #include <sys/epoll.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -256,10 +255,12 @@ int fake_compile_main(int argc, char** argv) {
   }
   const std::string how = boot->component.substr(boot->component.find(':') + 1);
   shared::Channel result(std::move(boot->result));
-  if (how == "ok") {
-    rlimit data{};
-    ::getrlimit(RLIMIT_DATA, &data);
-    return result.send(shared::ArtefactReady{boot->component, "/artefact"}).has_value() ? 0 : 1;
+  if (how == "ok" || how == "linger") {
+    const bool sent = result.send(shared::ArtefactReady{boot->component, "/artefact"}).has_value();
+    if (how == "linger") {
+      ::pause();
+    }
+    return sent ? 0 : 1;
   }
   if (how == "refuse") {
     static_cast<void>(result.send(shared::ArtefactFailed{
