@@ -274,7 +274,9 @@ impl Loop {
             self.release(id_of(self.slots[index as usize].generation, index));
         }
         self.cache.forget(std::ptr::null(), None);
-        for id in lock(&self.core.outs).ids() {
+        // In a line of its own: the lock would be held over the loop, and release() takes it.
+        let outs = lock(&self.core.outs).ids();
+        for id in outs {
             outbound::release(&self.core, id);
         }
     }
