@@ -368,7 +368,7 @@ void OutgoingExchange::on_later() {
     phase_ = Phase::kOver;
     leave_core();
     handler_.on_error(failure_, failure_detail_);
-  } else if (phase_ == Phase::kReceiving) {
+  } else if (phase_ == Phase::kAwaiting || phase_ == Phase::kReceiving) {
     connection_->read_on();
   }
 }

@@ -37,12 +37,10 @@ class ClientPool final : private ClientConnection::IdleObserver {
   // Who wants a connection.
   class Waiter {
    public:
+    virtual ~Waiter() = default;  // not in the queue any more
     // A kept connection, or nullptr: the permit to open one. Either is to be given back by
     // release() or discard(). Must not destroy the pool.
     virtual void on_granted(ClientHost& host, std::unique_ptr<ClientConnection> kept) = 0;
-
-   protected:
-    ~Waiter() = default;
 
    private:
     friend class ClientPool;

@@ -380,6 +380,23 @@ TEST_F(ClientPoolTest, CloseAllEndsEverythingOnce) {
   EXPECT_EQ(client().counters().active, 0U);
 }
 
+void answer_or_misbehave(TestUpstream::Peer& peer, std::uint32_t mood) {
+  switch (mood) {
+    case 0:
+      peer.close();
+      break;
+    case 1:
+      answer_each(peer, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+      break;
+    case 2:
+      peer.send("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf");
+      peer.close();
+      break;
+    default:
+      answer_each(peer, kOk);
+  }
+}
+
 // Random comings and goings against small limits: nothing is lost, nothing leaks, limits hold.
 TEST_F(ClientPoolTest, RandomHistoriesLeaveNothingBehind) {
   options_.per_host_max = 3;
@@ -393,24 +410,9 @@ TEST_F(ClientPoolTest, RandomHistoriesLeaveNothingBehind) {
   };
   std::vector<std::unique_ptr<TestUpstream>> upstreams;
   for (int i = 0; i < 3; ++i) {
-    upstreams.push_back(
-        std::make_unique<TestUpstream>(*loop_, "127.0.0.1", [&](TestUpstream::Peer& peer) {
-          switch (random(10)) {
-            case 0:
-              peer.close();
-              break;
-            case 1:
-              answer_each(peer,
-                          "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
-              break;
-            case 2:
-              peer.send("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf");
-              peer.close();
-              break;
-            default:
-              answer_each(peer, kOk);
-          }
-        }));
+    upstreams.push_back(std::make_unique<TestUpstream>(
+        *loop_, "127.0.0.1",
+        [&](TestUpstream::Peer& peer) { answer_or_misbehave(peer, random(10)); }));
   }
   struct Running {
     TestHandler handler;

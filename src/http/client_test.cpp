@@ -300,6 +300,18 @@ TEST_F(ClientExchangeTest, EndlessInterimResponsesEnd) {
   EXPECT_EQ(handler.error, ClientError::kProtocolError);
 }
 
+// More bytes of interim heads than one turn reads.
+TEST_F(ClientExchangeTest, LongInterimResponsesAreReadOverSeveralTurns) {
+  std::string response;
+  for (int i = 0; i < 10; ++i) {
+    response += "HTTP/1.1 103 Early Hints\r\nX: " + std::string(50'000, 'x') + "\r\n\r\n";
+  }
+  TestHandler handler;
+  exchange_with(response + std::string(kOk), false, handler);
+  EXPECT_EQ(handler.error, std::nullopt) << handler.detail;
+  EXPECT_EQ(handler.body, "hello");
+}
+
 TEST_F(ClientExchangeTest, HeadOfTheResponseIsLimited) {
   options_.limits.head_bytes_max = 20'000;
   const auto head = [](std::size_t bytes) {
