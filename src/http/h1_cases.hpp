@@ -299,6 +299,7 @@ inline constexpr auto kH1Cases = std::to_array<H1Case>({
     {"chunk_bare_lf_behind_size", MIK_H1_CHUNKED "3\nabc\r\n0\r\n\r\n"sv, 400},
     {"chunk_bare_cr_behind_size", MIK_H1_CHUNKED "3\rabc\r\n0\r\n\r\n"sv, 400},
     {"chunk_bare_lf_behind_data", MIK_H1_CHUNKED "3\r\nabc\n0\r\n\r\n"sv, 400},
+    {"chunk_bare_cr_behind_data", MIK_H1_CHUNKED "3\r\nabc\rX0\r\n\r\n"sv, 400},
     {"chunk_data_longer", MIK_H1_CHUNKED "3\r\nabcd\r\n0\r\n\r\n"sv, 400},
     {"chunk_data_shorter", MIK_H1_CHUNKED "4\r\nabc\r\n0\r\n\r\n"sv, 400},
     {"chunk_extension", MIK_H1_CHUNKED "3;a\r\nabc\r\n0;b=c\r\n\r\n"sv, 200},
