@@ -153,9 +153,9 @@ fn main() {
         "cold, no pool",
     );
     let mut rig = Rig::with(&options);
-    let fresh = rig.load(&wasm, &ComponentOptions::default());
-    let reused = rig.load(
-        &wasm,
+    let fresh = rig.adopt(&artefact, &ComponentOptions::default());
+    let reused = rig.adopt(
+        &artefact,
         &ComponentOptions {
             reuse_max: 1_000_000,
             ..ComponentOptions::default()
@@ -168,6 +168,6 @@ fn main() {
         pagemap_scan: 0,
         ..options
     });
-    let fresh = rig.load(&wasm, &ComponentOptions::default());
+    let fresh = rig.adopt(&artefact, &ComponentOptions::default());
     measure(&mut rig, fresh, "fresh, no scan", count / 4);
 }

@@ -169,7 +169,11 @@ impl Rig {
 
     pub fn load(&mut self, wasm: &[u8], options: &ComponentOptions) -> *mut Component {
         let artefact = compile_with(self.engine, wasm).unwrap();
-        let component = load_with(self.engine, &artefact, options).unwrap();
+        self.adopt(&artefact, options)
+    }
+
+    pub fn adopt(&mut self, artefact: &[u8], options: &ComponentOptions) -> *mut Component {
+        let component = load_with(self.engine, artefact, options).unwrap();
         self.components.push(component);
         component
     }
