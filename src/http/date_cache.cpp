@@ -45,7 +45,8 @@ std::string_view DateCache::render(std::time_t seconds, std::array<char, 40>& bu
 }
 
 std::string_view DateCache::line() noexcept {
-  // The coarse clock costs no system call and no reading of the time-stamp counter; a tick late does not matter here.
+  // The coarse clock costs no system call and no reading of the time-stamp counter; a tick late
+  // does not matter here.
   std::timespec now{};
   ::clock_gettime(CLOCK_REALTIME_COARSE, &now);
   if (now.tv_sec != second_) {

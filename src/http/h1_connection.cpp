@@ -65,7 +65,8 @@ void H1Connection::on_drain() {
   }
 }
 
-// Reads, asks and writes until there is nothing more to do at once. For callers that no handler has called.
+// Reads, asks and writes until there is nothing more to do at once. For callers that no handler has
+// called.
 void H1Connection::advance() {
   if (busy_) {
     return;
@@ -110,7 +111,8 @@ void H1Connection::flush() {
 bool H1Connection::can_take() const noexcept {
   switch (phase_) {
     case Phase::kRequest:
-      // Until earlier answers are out, a client that pipelines and does not read gets no more of them made.
+      // Until earlier answers are out, a client that pipelines and does not read gets no more of
+      // them made.
       return writable_ && queued() < kBacklogMax;
     case Phase::kExchange:
       return body_ == Body::kReading && (!paused_ || discarding_);
@@ -121,9 +123,10 @@ bool H1Connection::can_take() const noexcept {
   }
 }
 
-// A FIN while a request is in flight. A client that announced its end (HTTP/1.0, Connection: close) may have closed only
-// its side and still wants the answer. One that meant to go on has gone: closing is all that a killed client does, and
-// without a write nothing else would ever show it (nginx decides the same, its status 499).
+// A FIN while a request is in flight. A client that announced its end (HTTP/1.0, Connection: close)
+// may have closed only its side and still wants the answer. One that meant to go on has gone:
+// closing is all that a killed client does, and without a write nothing else would ever show it
+// (nginx decides the same, its status 499).
 void H1Connection::check_half_closed() {
   if (!peer_fin_ || phase_ != Phase::kExchange) {
     return;
@@ -147,7 +150,8 @@ void H1Connection::check_half_closed() {
   }
 }
 
-// After each piece of work: goes on with an end, gives back what an idle connection need not hold, sets the clock.
+// After each piece of work: goes on with an end, gives back what an idle connection need not hold,
+// sets the clock.
 void H1Connection::settle() {
   if (peer_fin_ && !readable_ && can_take() && phase_ != Phase::kExchange &&
       (input_ == nullptr || input_->empty() || head_started_ != base::kNever)) {
@@ -183,8 +187,9 @@ void H1Connection::begin_closing() noexcept {
   }
 }
 
-// Everything is with the kernel. close() now would send a reset if the client sends more, and a reset destroys what the
-// client has not read yet (RFC 9112 section 9.6): so the client is told that this is the end, and has a moment to close.
+// Everything is with the kernel. close() now would send a reset if the client sends more, and a
+// reset destroys what the client has not read yet (RFC 9112 section 9.6): so the client is told
+// that this is the end, and has a moment to close.
 void H1Connection::start_lingering() {
   if (reset_) {
     phase_ = Phase::kClosed;
@@ -294,7 +299,8 @@ base::Time H1Connection::body_deadline() const noexcept {
   if (body_ != Body::kReading || (paused_ && !discarding_)) {
     return base::kNever;
   }
-  // Bytes one by one would keep a limit on silence happy for ever: so content has to arrive at a rate, too.
+  // Bytes one by one would keep a limit on silence happy for ever: so content has to arrive at a
+  // rate, too.
   const std::uint64_t rate = std::max<std::uint64_t>(core_.limits.body_rate_min, 1);
   const base::Time by_rate =
       body_started_ + kRateGrace + std::chrono::milliseconds(bytes_in_ * 1000 / rate);

@@ -1,12 +1,12 @@
-// A server connection that speaks HTTP/1.x: one exchange at a time, and the connection is its Exchange. Internal to
-// src/http. Confined to the loop thread.
+// A server connection that speaks HTTP/1.x: one exchange at a time, and the connection is its
+// Exchange. Internal to src/http. Confined to the loop thread.
 //
-// h1_connection.cpp has the life of the connection: events, time, the end. h1_input.cpp reads requests and their
-// content, h1_output.cpp writes responses.
+// h1_connection.cpp has the life of the connection: events, time, the end. h1_input.cpp reads
+// requests and their content, h1_output.cpp writes responses.
 //
 //   kRequest ──head──► kExchange ──response whole──► kRequest
 //                          │  └─ content left ─► kDiscard ─► kRequest
-//                          └─ last one, or failed ─► kClosing ─flushed► kLingering ─FIN, time► kClosed
+//                          └─ last one, or failed ─► kClosing ─► kLingering ─► kClosed
 #pragma once
 
 #include <array>
@@ -53,7 +53,8 @@ class H1Connection final : public Connection, public Exchange {
   enum class Phase : std::uint8_t { kRequest, kExchange, kDiscard, kClosing, kLingering, kClosed };
   // Of the request's content.
   enum class Body : std::uint8_t { kDone, kReading, kFailed };
-  // Of the response: nothing yet; a head whose framing is open until the first pump; streaming; all of it is queued.
+  // Of the response: nothing yet; a head whose framing is open until the first pump; streaming; all
+  // of it is queued.
   enum class Answer : std::uint8_t { kNone, kStarted, kStreaming, kWhole };
 
   // One sendmsg: what is queued, pieces of the source, and the framing behind them.
@@ -130,27 +131,28 @@ class H1Connection final : public Connection, public Exchange {
   Framing framing_ = Framing::kLength;
   Version version_ = Version::k11;
 
-  bool readable_ = false;      // recv may have something
-  bool writable_ = true;       // sendmsg may take something
-  bool peer_fin_ = false;      // the client will send no more than what is queued
-  bool busy_ = false;          // advance() or a callback is on the stack
-  bool paused_ = false;        // the handler takes no content now
-  bool discarding_ = false;    // nobody wants the content
+  bool readable_ = false;    // recv may have something
+  bool writable_ = true;     // sendmsg may take something
+  bool peer_fin_ = false;    // the client will send no more than what is queued
+  bool busy_ = false;        // advance() or a callback is on the stack
+  bool paused_ = false;      // the handler takes no content now
+  bool discarding_ = false;  // nobody wants the content
   bool chunked_in_ = false;
-  bool expecting_ = false;     // the client waits for 100 Continue
+  bool expecting_ = false;  // the client waits for 100 Continue
   bool te_trailers_ = false;
   bool head_request_ = false;
   bool client_keeps_ = false;  // what the client asked for
   bool keep_alive_ = true;     // what we will do
   bool source_news_ = false;   // the source may have something to write
   bool first_request_ = true;
-  bool reset_ = false;         // the end is a reset: nothing else would show that the response is not whole
+  bool reset_ =
+      false;  // the end is a reset: nothing else would show that the response is not whole
 
   int status_ = 0;
   bool head_sent_ = false;
 
-  std::size_t scanned_ = 0;           // of an incomplete head
-  std::uint64_t content_in_left_ = 0; // kLength: not received yet
+  std::size_t scanned_ = 0;            // of an incomplete head
+  std::uint64_t content_in_left_ = 0;  // kLength: not received yet
   std::uint64_t bytes_in_ = 0;
   std::uint64_t bytes_out_ = 0;
   std::uint64_t content_out_left_ = 0;  // Framing::kLength

@@ -38,7 +38,8 @@ TEST_F(H1End, WhatIsNotARequestIsAnsweredAndClosed) {
       {"GET / HTTP/1.1\r\nHost: x\r\n folded\r\n\r\n", 400},
       {"GET / HTTP/1.1\r\n\r\n", 400},
       {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabc", 400},
-      {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\nabc", 400},
+      {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\nabc",
+       400},
       {"GET / HTTP/3.0\r\nHost: x\r\n\r\n", 505},
       {"GET /" + std::string(2000, 'a') + " HTTP/1.1\r\nHost: x\r\n\r\n", 414},
       {"GET / HTTP/1.1\r\nHost: x\r\nA: " + std::string(9000, 'a') + "\r\n\r\n", 431},
@@ -48,7 +49,8 @@ TEST_F(H1End, WhatIsNotARequestIsAnsweredAndClosed) {
   for (const auto& [request, status] : cases) {
     auto client = connect();
     const std::string answer = ask_until_close(*client, request);
-    EXPECT_TRUE(answer.starts_with("HTTP/1.1 " + std::to_string(status) + " ")) << request << answer;
+    EXPECT_TRUE(answer.starts_with("HTTP/1.1 " + std::to_string(status) + " "))
+        << request << answer;
     EXPECT_TRUE(has(answer, "Connection: close\r\n")) << answer;
     EXPECT_TRUE(has(answer, "content-type: text/plain\r\n")) << answer;
     EXPECT_FALSE(content(answer).empty());
@@ -63,8 +65,9 @@ TEST_F(H1End, AnErrorAnswerSurvivesInputThatNobodyReads) {
   limits.body_bytes_max = 1000;
   serve(limits);
   auto client = connect();
-  const std::string answer = ask_until_close(
-      *client, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4000000\r\n\r\n" + std::string(4'000'000, 'b'));
+  const std::string answer =
+      ask_until_close(*client, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4000000\r\n\r\n" +
+                                   std::string(4'000'000, 'b'));
   EXPECT_TRUE(has(answer, " 413 ")) << answer;
   EXPECT_FALSE(client->reset);
 }
@@ -82,7 +85,8 @@ TEST_F(H1End, ABodyThatGrowsTooLargeIsTheHandlersToAnswer) {
   serve(limits);
   script.record([](Recorder& recorder) {
     recorder.on_error = [&recorder](BodyError) {
-      recorder.exchange->respond({.status = 413, .fields = {}, .content_length = std::nullopt}, "big");
+      recorder.exchange->respond({.status = 413, .fields = {}, .content_length = std::nullopt},
+                                 "big");
     };
   });
   auto client = connect();
@@ -106,7 +110,9 @@ TEST_F(H1End, ABodyOfExactlyTheLimitIsTaken) {
     recorder.on_end = [&recorder] { recorder.exchange->respond(ok(), "fits"); };
   });
   auto client = connect();
-  ask(*client, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n" + std::string(1000, 'b'), "fits");
+  ask(*client,
+      "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n" + std::string(1000, 'b'),
+      "fits");
   ask(*client,
       "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3e8\r\n" +
           std::string(1000, 'b') + "\r\n0\r\n\r\n",
@@ -116,7 +122,8 @@ TEST_F(H1End, ABodyOfExactlyTheLimitIsTaken) {
 TEST_F(H1End, ABadChunkIsTheHandlersToAnswer) {
   script.record([](Recorder& recorder) {
     recorder.on_error = [&recorder](BodyError) {
-      recorder.exchange->respond({.status = 400, .fields = {}, .content_length = std::nullopt}, "bad");
+      recorder.exchange->respond({.status = 400, .fields = {}, .content_length = std::nullopt},
+                                 "bad");
     };
   });
   auto client = connect();
@@ -248,12 +255,15 @@ TEST_F(H1End, AClientThatResetsIsGone) {
 TEST_F(H1End, AClientThatClosesInItsBodyIsGone) {
   for (const bool paused : {false, true}) {
     script.record([paused](Recorder& recorder) {
-      recorder.on_bytes = [paused](std::string_view) { return paused ? Flow::kPause : Flow::kGoOn; };
+      recorder.on_bytes = [paused](std::string_view) {
+        return paused ? Flow::kPause : Flow::kGoOn;
+      };
     });
     auto client = connect();
     client->send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nabc");
     const std::size_t before = script.recorders.size();
-    ASSERT_TRUE(until([&] { return script.recorders.size() > before && script.last().pieces_in == 1; }));
+    ASSERT_TRUE(
+        until([&] { return script.recorders.size() > before && script.last().pieces_in == 1; }));
     client->close();
     ASSERT_TRUE(until([&] { return script.last().closed.has_value(); })) << paused;
     EXPECT_EQ(script.last().closed->outcome, Outcome::kClientGone);
@@ -290,7 +300,8 @@ TEST_F(H1End, AnswersGivenAtOnceReachAClientThatHasClosedItsSide) {
 
 TEST_F(H1End, AClientThatClosesAfterAnyByteLeavesNothingBehind) {
   const std::string request =
-      "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nT: v\r\n\r\n" +
+      "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nT: "
+      "v\r\n\r\n" +
       std::string(kGet);
   script.record([](Recorder& recorder) { recorder.exchange->start(ok()); });
   for (std::size_t n = 0; n <= request.size(); ++n) {
@@ -311,15 +322,16 @@ TEST_F(H1End, AClientThatClosesAfterAnyByteLeavesNothingBehind) {
 }
 
 TEST_F(H1End, EveryPlaceAWriteCanStopAtIsContinuedRightly) {
-  // Send buffers of a few KiB and a client that reads in odd steps: writes stop inside heads, chunk sizes, chunks and
-  // their ends.
+  // Send buffers of a few KiB and a client that reads in odd steps: writes stop inside heads, chunk
+  // sizes, chunks and their ends.
   for (std::size_t step = 16; step < 60'000; step = step * 2 + 7) {
     std::string wanted;
     script.recorders.clear();
     script.record([&wanted](Recorder& recorder) {
       recorder.exchange->start(ok());
       for (int i = 0; i < 120; ++i) {
-        recorder.source.push_back(std::to_string(i) + std::string(static_cast<std::size_t>(i * 7), 'p'));
+        recorder.source.push_back(std::to_string(i) +
+                                  std::string(static_cast<std::size_t>(i * 7), 'p'));
         wanted += recorder.source.back();
       }
       recorder.exchange->pump();
@@ -329,19 +341,23 @@ TEST_F(H1End, EveryPlaceAWriteCanStopAtIsContinuedRightly) {
     std::string answer;
     std::array<char, 65536> buffer;
     bool ended = false;
-    ASSERT_TRUE(until([&] {
-      const ssize_t got = ::recv(client->fd(), buffer.data(), std::min(step + answer.size() % 13, buffer.size()), MSG_DONTWAIT);
-      if (got > 0) {
-        answer.append(buffer.data(), static_cast<std::size_t>(got));
-      }
-      if (!script.recorders.empty() && !ended && script.last().source.empty()) {
-        ended = true;
-        script.last().end();
-      }
-      return answer.ends_with("\r\n0\r\n\r\n");
-    }, {}, base::Duration::zero()))
-        << step << " " << answer.size() << " of " << wanted.size() << ", consumed " << script.last().consumed << " "
-        << script.last().source.size() << " ended " << ended;
+    ASSERT_TRUE(until(
+        [&] {
+          const ssize_t got =
+              ::recv(client->fd(), buffer.data(),
+                     std::min(step + answer.size() % 13, buffer.size()), MSG_DONTWAIT);
+          if (got > 0) {
+            answer.append(buffer.data(), static_cast<std::size_t>(got));
+          }
+          if (!script.recorders.empty() && !ended && script.last().source.empty()) {
+            ended = true;
+            script.last().end();
+          }
+          return answer.ends_with("\r\n0\r\n\r\n");
+        },
+        {}, base::Duration::zero()))
+        << step << " " << answer.size() << " of " << wanted.size() << ", consumed "
+        << script.last().consumed << " " << script.last().source.size() << " ended " << ended;
     std::string got;
     std::string_view rest = content(answer);
     for (std::size_t size = 1; size > 0;) {
@@ -393,7 +409,8 @@ TEST_F(H1End, AStalledBodyIs408) {
   serve(quick());
   script.record([](Recorder& recorder) {
     recorder.on_error = [&recorder](BodyError) {
-      recorder.exchange->respond({.status = 408, .fields = {}, .content_length = std::nullopt}, "slow");
+      recorder.exchange->respond({.status = 408, .fields = {}, .content_length = std::nullopt},
+                                 "slow");
     };
   });
   auto client = connect();

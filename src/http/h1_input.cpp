@@ -39,7 +39,8 @@ InputBuffer& H1Connection::input() {
   return *input_;
 }
 
-// One recv. A short read means that the socket is empty: the next byte comes with an event (epoll(7), edge-triggered).
+// One recv. A short read means that the socket is empty: the next byte comes with an event
+// (epoll(7), edge-triggered).
 void H1Connection::receive() {
   InputBuffer& buffer = input();
   std::pair<char*, std::size_t> room = buffer.room();
@@ -99,7 +100,8 @@ bool H1Connection::take_head() {
   }
 }
 
-// True: these bytes are, or may become, the preface of HTTP/2 with prior knowledge (RFC 9113 section 3.4).
+// True: these bytes are, or may become, the preface of HTTP/2 with prior knowledge (RFC 9113
+// section 3.4).
 bool H1Connection::hand_over_to_http2() {
   constexpr std::string_view kPreface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
   const std::string_view bytes = input_->view();
@@ -161,8 +163,8 @@ void H1Connection::begin_exchange(std::size_t head_bytes) {
     start_body();
   }
   if (handler_ == nullptr) {
-    // An answer without a handler needs no news of its way to the client: the next request may be looked at, so that
-    // pipelined ones are answered by one write.
+    // An answer without a handler needs no news of its way to the client: the next request may be
+    // looked at, so that pipelined ones are answered by one write.
     MIK_ASSERT(answer_ == Answer::kWhole);
     finish_exchange(Outcome::kComplete);
   }

@@ -37,9 +37,10 @@ TEST_F(H1Message, FieldsAreWrittenAsGivenButForThoseOfTheConnection) {
     exchange.respond({.status = 201, .fields = fields, .content_length = std::nullopt}, "done.");
   };
   auto client = connect();
-  EXPECT_EQ(ask(*client, kGet, "done."),
-            "HTTP/1.1 201 Created\r\nX-Mixed-Case: \xff\xfe\r\ndate: yesterday\r\nset-cookie: a=1\r\n"
-            "set-cookie: b=2\r\nContent-Length: 5\r\n\r\ndone.");
+  EXPECT_EQ(
+      ask(*client, kGet, "done."),
+      "HTTP/1.1 201 Created\r\nX-Mixed-Case: \xff\xfe\r\ndate: yesterday\r\nset-cookie: a=1\r\n"
+      "set-cookie: b=2\r\nContent-Length: 5\r\n\r\ndone.");
 }
 
 TEST_F(H1Message, HundredPipelinedRequestsAreAnsweredInOrder) {
@@ -56,7 +57,8 @@ TEST_F(H1Message, HundredPipelinedRequestsAreAnsweredInOrder) {
   }
   const std::string answers = ask(*client, requests, "<99>");
   std::string bodies;
-  for (std::size_t at = answers.find('<'); at != std::string::npos; at = answers.find('<', at + 1)) {
+  for (std::size_t at = answers.find('<'); at != std::string::npos;
+       at = answers.find('<', at + 1)) {
     bodies += answers.substr(at, answers.find('>', at) - at + 1);
   }
   EXPECT_EQ(bodies, wanted);
@@ -75,7 +77,8 @@ TEST_F(H1Message, APipelinedRequestWaitsUntilTheAnswerBeforeItIsWhole) {
   settle(client.get());
   EXPECT_EQ(script.recorders.size(), 1u);
   first.end();
-  EXPECT_EQ(script.recorders.size(), 1u) << "the next request must not begin on the handler's stack";
+  EXPECT_EQ(script.recorders.size(), 1u)
+      << "the next request must not begin on the handler's stack";
   ASSERT_TRUE(until([&] { return script.recorders.size() == 2; }));
   EXPECT_EQ(first.closed->outcome, Outcome::kComplete);
   script.last().exchange->respond(ok(), "second");
@@ -132,7 +135,8 @@ TEST_F(H1Message, MorePiecesThanOneWriteTakesAreAllSent) {
   std::string got;
   std::string_view rest = content(answer);
   while (true) {
-    const std::size_t size = std::stoul(std::string(rest.substr(0, rest.find("\r\n"))), nullptr, 16);
+    const std::size_t size =
+        std::stoul(std::string(rest.substr(0, rest.find("\r\n"))), nullptr, 16);
     if (size == 0) {
       break;
     }
@@ -151,8 +155,8 @@ TEST_F(H1Message, TrailersGoOutOnlyToThoseWhoAskForThem) {
     recorder.end();
   });
   auto client = connect();
-  std::string answer =
-      ask(*client, "GET / HTTP/1.1\r\nHost: x\r\nTE: trailers\r\nConnection: TE\r\n\r\n", "42\r\n\r\n");
+  std::string answer = ask(
+      *client, "GET / HTTP/1.1\r\nHost: x\r\nTE: trailers\r\nConnection: TE\r\n\r\n", "42\r\n\r\n");
   EXPECT_TRUE(has(answer, "\r\n\r\n4\r\ndata\r\n0\r\nx-sum: 42\r\n\r\n")) << answer;
   answer = ask(*client, kGet, "data");
   EXPECT_FALSE(has(answer, "x-sum")) << answer;
@@ -207,7 +211,8 @@ TEST_F(H1Message, BodiesOfEitherFramingArriveWhole) {
   EXPECT_EQ(script.last().body, "hello world");
   EXPECT_EQ(script.last().closed->body_bytes_in, 11u);
   ask(*client,
-      "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n6;e=1\r\n world\r\n"
+      "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n6;e=1\r\n "
+      "world\r\n"
       "0\r\nX-T: v\r\n\r\n",
       "got it");
   EXPECT_EQ(script.last().body, "hello world");
@@ -221,7 +226,8 @@ TEST_F(H1Message, AByteAtATimeIsAsGoodAsAllAtOnce) {
   });
   auto client = connect();
   const std::string request =
-      "POST /x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
+      "POST /x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: "
+      "chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
       "POST /y HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nwxyz";
   for (const char c : request) {
     client->send(std::string_view(&c, 1));
@@ -241,7 +247,8 @@ TEST_F(H1Message, APausedHandlerStopsTheClient) {
   serve(limits);
   auto client = connect();
   const std::size_t length = 64u << 20;
-  client->send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: " + std::to_string(length) + "\r\n\r\n");
+  client->send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: " + std::to_string(length) +
+               "\r\n\r\n");
   const std::string block(65536, 'b');
   std::size_t sent = 0;
   for (int quiet = 0; quiet < 20;) {
@@ -359,7 +366,8 @@ TEST_F(H1Message, AbsoluteFormOptionsAndHealthChecksOfOldReachTheService) {  // 
   ask(*client, "GET http://up.example/p?q HTTP/1.1\r\nHost: x\r\n\r\n", "\r\n\r\n");
   ask(*client, "OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", "\r\n\r\n");
   ask_until_close(*client, "OPTIONS /health HTTP/1.0\r\n\r\n");
-  EXPECT_EQ(seen, (std::vector<std::string>{"GET /p?q up.example", "OPTIONS * x", "OPTIONS /health "}));
+  EXPECT_EQ(seen,
+            (std::vector<std::string>{"GET /p?q up.example", "OPTIONS * x", "OPTIONS /health "}));
 }
 
 TEST_F(H1Message, ThePeerIsKnown) {
@@ -394,10 +402,11 @@ TEST_F(H1Message, AnEchoKeepsOrderThroughMegabytes) {
   for (int i = 0; body.size() < 3'000'000; ++i) {
     body += std::to_string(i) + ",";
   }
-  const std::string answer = ask(
-      *client, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: " + std::to_string(body.size()) +
-                   "\r\n\r\n" + body,
-      "\r\n0\r\n\r\n");
+  const std::string answer =
+      ask(*client,
+          "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: " + std::to_string(body.size()) +
+              "\r\n\r\n" + body,
+          "\r\n0\r\n\r\n");
   std::string got;
   std::string_view rest = content(answer);
   for (std::size_t size = 1; size > 0;) {

@@ -1,4 +1,5 @@
-// Writing of HTTP/1.x responses: heads, framing, content taken in place from its source. Confined to the loop thread.
+// Writing of HTTP/1.x responses: heads, framing, content taken in place from its source. Confined
+// to the loop thread.
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -51,7 +52,8 @@ void H1Connection::queue_whole(const ResponseHead& head, std::string_view body) 
   append_head(out, status_, head.fields, core_.date.line());
   const bool no_content = head_request_ || has_no_content(status_);
   FramingFields fields = connection_fields(no_content ? Framing::kNoContent : Framing::kLength);
-  // A 304 speaks of a length only when it is that of the content it stands for (RFC 9110 section 15.4.5).
+  // A 304 speaks of a length only when it is that of the content it stands for (RFC 9110
+  // section 15.4.5).
   fields.has_length = status_ != 204 && (status_ != 304 || head.content_length.has_value());
   fields.length = head.content_length.value_or(body.size());
   if (!no_content) {
@@ -100,8 +102,9 @@ void H1Connection::abort() {
   }
 }
 
-// The response is not whole and the client must see it (RFC 9112 section 8): no last chunk, or less than
-// Content-Length. Where only the end of the connection tells the end, a reset has to tell the difference.
+// The response is not whole and the client must see it (RFC 9112 section 8): no last chunk, or less
+// than Content-Length. Where only the end of the connection tells the end, a reset has to tell the
+// difference.
 void H1Connection::cut() {
   reset_ = framing_ == Framing::kUntilClose && answer_ == Answer::kStreaming;
   finish_exchange(Outcome::kCut);
@@ -124,7 +127,8 @@ void H1Connection::fail(int status, std::string_view detail) {
 }
 
 FramingFields H1Connection::connection_fields(Framing framing) {
-  // A client that was never told to continue may or may not send its content: what follows cannot be understood.
+  // A client that was never told to continue may or may not send its content: what follows cannot
+  // be understood.
   const bool unreadable = body_ == Body::kFailed || (body_ == Body::kReading && expecting_);
   if (framing == Framing::kUntilClose || unreadable || core_.draining) {
     keep_alive_ = false;
@@ -227,8 +231,8 @@ void H1Connection::gather(Batch& batch) {
     }
     batch.cut = batch.cut || (all_shown && state == SourceState::kCut);
     // Pieces that were not shown or do not fit this batch: there is more to write behind it.
-    source_news_ = source_news_ || !all_shown || (!batch.cut && batch.content < total &&
-                                                  framing_ != Framing::kNoContent);
+    source_news_ = source_news_ || !all_shown ||
+                   (!batch.cut && batch.content < total && framing_ != Framing::kNoContent);
   }
   batch.queued = queued();
 }
@@ -244,7 +248,8 @@ void H1Connection::drop_content(Batch& batch, std::size_t total, bool ended) {
 
 void H1Connection::gather_length(Batch& batch, std::size_t total, bool ended) {
   if (total > content_out_left_) {
-    // More than was declared: none of it goes out, so that the client sees too little rather than something wrong.
+    // More than was declared: none of it goes out, so that the client sees too little rather than
+    // something wrong.
     batch.count = 0;
     batch.cut = true;
     return;

@@ -16,7 +16,8 @@ namespace {
 
 constexpr base::Duration kLingerTime = std::chrono::seconds(2);
 constexpr std::uint64_t kLingerBytes = 16 * 1024 * 1024;
-// Between the warning of a drain and its last word: the time for requests that are on their way (RFC 9113 section 6.8).
+// Between the warning of a drain and its last word: the time for requests that are on their way
+// (RFC 9113 section 6.8).
 constexpr base::Duration kDrainIdle = std::chrono::seconds(1);
 constexpr base::Duration kTickMax = std::chrono::seconds(1);
 constexpr int kRoundsMax = 4;
@@ -78,8 +79,8 @@ struct H2Callbacks {
 
   static int on_data(nghttp2_session* session, std::uint8_t, std::int32_t id,
                      const std::uint8_t* data, std::size_t bytes, void*) {
-    // The connection's window is given back at once, the stream's when its handler has taken the bytes: a paused
-    // stream must not stop its neighbours.
+    // The connection's window is given back at once, the stream's when its handler has taken the
+    // bytes: a paused stream must not stop its neighbours.
     nghttp2_session_consume_connection(session, bytes);
     if (H2Stream* const stream = stream_of(session, id)) {
       stream->take_content({reinterpret_cast<const char*>(data), bytes});
@@ -359,10 +360,10 @@ void H2Connection::settle() {
   }
   const bool queued = output_ != nullptr && output_->pending() > 0;
   if (phase_ == Phase::kOpen) {
-    const bool over = !nghttp2_session_want_read(session_.get()) &&
-                      !nghttp2_session_want_write(session_.get());
-    const bool drained = told_to_go_ && streams_.empty() &&
-                         !nghttp2_session_want_write(session_.get());
+    const bool over =
+        !nghttp2_session_want_read(session_.get()) && !nghttp2_session_want_write(session_.get());
+    const bool drained =
+        told_to_go_ && streams_.empty() && !nghttp2_session_want_write(session_.get());
     if (broken_ || over || drained) {
       phase_ = Phase::kClosing;
       busy_ = true;
@@ -513,8 +514,8 @@ void H2Connection::on_timer() {
   if (drain_since_ != base::kNever && !told_to_go_ && time >= drain_since_ + kDrainIdle) {
     told_to_go_ = true;
     nghttp2_submit_goaway(session_.get(), NGHTTP2_FLAG_NONE,
-                          nghttp2_session_get_last_proc_stream_id(session_.get()),
-                          NGHTTP2_NO_ERROR, nullptr, 0);
+                          nghttp2_session_get_last_proc_stream_id(session_.get()), NGHTTP2_NO_ERROR,
+                          nullptr, 0);
   }
   for (std::size_t i = 0; i < streams_.size(); ++i) {
     if (streams_[i]->reading_head() && time >= streams_[i]->started() + limits.header_timeout) {

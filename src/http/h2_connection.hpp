@@ -1,8 +1,10 @@
-// A server connection that speaks HTTP/2 (RFC 9113), by nghttp2. Internal to src/http. Confined to the loop thread.
+// A server connection that speaks HTTP/2 (RFC 9113), by nghttp2. Internal to src/http. Confined to
+// the loop thread.
 //
-// nghttp2 keeps the protocol: frames, HPACK, windows, streams. This keeps the socket, the clock and the end, and
-// H2Stream what one request and its response need. Nothing that a handler calls runs nghttp2's send or receive on the
-// handler's stack: it marks the stream and the connection is deferred, so that all streams of a turn share one write.
+// nghttp2 keeps the protocol: frames, HPACK, windows, streams. This keeps the socket, the clock and
+// the end, and H2Stream what one request and its response need. Nothing that a handler calls runs
+// nghttp2's send or receive on the handler's stack: it marks the stream and the connection is
+// deferred, so that all streams of a turn share one write.
 #pragma once
 
 #include <nghttp2/nghttp2.h>
@@ -75,8 +77,8 @@ class H2Connection final : public Connection {
   bool writable_ = true;
   bool peer_fin_ = false;
   bool busy_ = false;
-  bool broken_ = false;     // nghttp2 wants no more
-  bool told_to_go_ = false; // the last GOAWAY of a drain is out
+  bool broken_ = false;      // nghttp2 wants no more
+  bool told_to_go_ = false;  // the last GOAWAY of a drain is out
   base::Time idle_since_;
   base::Time drain_since_ = base::kNever;
   base::Time blocked_since_ = base::kNever;

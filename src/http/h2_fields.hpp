@@ -1,5 +1,5 @@
-// A list of fields in one block of bytes that may still move: names and values are kept as offsets. Internal to src/http.
-// Externally synchronised.
+// A list of fields in one block of bytes that may still move: names and values are kept as offsets.
+// Internal to src/http. Externally synchronised.
 #pragma once
 
 #include <cstdint>

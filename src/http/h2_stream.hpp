@@ -1,5 +1,6 @@
-// One HTTP/2 stream: a request and its response, as an Exchange. Internal to src/http. Confined to the loop thread.
-// Pooled: reset() makes it new. The stream is nghttp2's user data from its HEADERS to its end.
+// One HTTP/2 stream: a request and its response, as an Exchange. Internal to src/http. Confined to
+// the loop thread. Pooled: reset() makes it new. The stream is nghttp2's user data from its HEADERS
+// to its end.
 #pragma once
 
 #include <nghttp2/nghttp2.h>
@@ -100,8 +101,8 @@ class H2Stream final : public Exchange {
   Body body_ = Body::kDone;
   Answer answer_ = Answer::kNone;
 
-  // The request. Its pseudo fields stand in the block as the head of an HTTP/1.1 request, so that one parser checks
-  // method, target and authority for both versions.
+  // The request. Its pseudo fields stand in the block as the head of an HTTP/1.1 request, so that
+  // one parser checks method, target and authority for both versions.
   FieldBlock request_;
   std::string method_;
   std::string path_;
@@ -136,11 +137,11 @@ class H2Stream final : public Exchange {
   std::uint64_t length_left_ = 0;
   std::string own_content_;  // of respond()
   std::size_t own_taken_ = 0;
-  bool whole_ = false;       // own_content_ is the content
+  bool whole_ = false;  // own_content_ is the content
   bool news_ = false;
-  bool deferred_ = false;    // nghttp2 waits for resume_data
+  bool deferred_ = false;  // nghttp2 waits for resume_data
   bool scheduled_ = false;
-  bool counted_ = false;     // in ServerCore::exchanges
+  bool counted_ = false;  // in ServerCore::exchanges
   bool continue_due_ = false;
   std::optional<std::uint32_t> reset_due_;
   std::uint64_t bytes_out_ = 0;

@@ -26,19 +26,21 @@ enum class KeepAlive : std::uint8_t {
   kClose,
 };
 
-// Fields that are the connection's to write, never the handler's: framing and hop-by-hop fields (RFC 9110 section
-// 7.6.1). Such fields of a handler are dropped.
+// Fields that are the connection's to write, never the handler's: framing and hop-by-hop fields
+// (RFC 9110 section 7.6.1). Such fields of a handler are dropped.
 bool is_connection_field(std::string_view name) noexcept;
 
-// A name that is a token and a value without control characters (RFC 9110 section 5): what may be written at all.
+// A name that is a token and a value without control characters (RFC 9110 section 5): what may be
+// written at all.
 bool is_sound_field(const Field& field) noexcept;
 
-// Appends the status line, the fields that are the handler's to give, and Date unless there is one. `date_line` is
-// DateCache::line(). The head stays open for append_framing().
+// Appends the status line, the fields that are the handler's to give, and Date unless there is one.
+// `date_line` is DateCache::line(). The head stays open for append_framing().
 void append_head(std::string& out, int status, std::span<const Field> fields,
                  std::string_view date_line);
 
-// Appends the framing fields and the empty line. `length` is written for kLength, and for kNoContent when has_length.
+// Appends the framing fields and the empty line. `length` is written for kLength, and for
+// kNoContent when has_length.
 struct FramingFields {
   Framing framing = Framing::kLength;
   KeepAlive keep_alive = KeepAlive::kDefault;

@@ -1,5 +1,5 @@
-// What all connections of one Server share, and the base class of a connection. Internal to src/http.
-// Confined to the loop thread.
+// What all connections of one Server share, and the base class of a connection. Internal to
+// src/http. Confined to the loop thread.
 #pragma once
 
 #include <cstddef>
@@ -30,7 +30,8 @@ class InputBuffer {
   bool empty() const noexcept { return begin_ == end_; }
   void consume(std::size_t bytes) noexcept;
   void clear() noexcept { begin_ = end_ = 0; }
-  // Room behind the bytes; moves them to the front when there is none behind. Empty when the buffer is full.
+  // Room behind the bytes; moves them to the front when there is none behind. Empty when the buffer
+  // is full.
   std::pair<char*, std::size_t> room() noexcept;
   void grow();
   // Back to kBytes, empty.
@@ -55,7 +56,8 @@ struct OutputBuffer {
   void clear();
 };
 
-// Keeps what connections gave back, so that an idle connection holds none and a request allocates none.
+// Keeps what connections gave back, so that an idle connection holds none and a request allocates
+// none.
 template <class T>
 class Pool {
  public:
@@ -93,8 +95,8 @@ class Connection : public net::IoHandler {
 
  protected:
   const Peer& peer_of_socket() const;
-  // Reads and drops what has come, so that close() sends no reset over an answer that is not read yet (RFC 9112
-  // section 9.6), then leaves the server. The object lives until the end of the turn.
+  // Reads and drops what has come, so that close() sends no reset over an answer that is not read
+  // yet (RFC 9112 section 9.6), then leaves the server. The object lives until the end of the turn.
   void leave();
   // Closes with a reset: the client sees that what it has is not whole.
   void leave_with_reset();
@@ -121,7 +123,8 @@ class ServerCore {
   bool add(std::unique_ptr<Connection> connection);
   // Unregisters; the object is destroyed at the end of the turn.
   void remove(Connection& connection);
-  // Calls connection.on_deferred() later in this turn or in the next: for work that must not run on the caller's stack.
+  // Calls connection.on_deferred() later in this turn or in the next: for work that must not run on
+  // the caller's stack.
   void defer(Connection& connection);
 
   void drain(net::Loop::Task done);
@@ -135,12 +138,12 @@ class ServerCore {
   DateCache date;
   Pool<InputBuffer> inputs;
   Pool<OutputBuffer> outputs;
-  std::vector<Field> fields;  // storage of the head that is being looked at
-  RequestHead head;           // of the request that on_request is being told of (HTTP/1.x)
-  std::string failure_fields; // scratch of describe_failure
+  std::vector<Field> fields;   // storage of the head that is being looked at
+  RequestHead head;            // of the request that on_request is being told of (HTTP/1.x)
+  std::string failure_fields;  // scratch of describe_failure
   std::string failure_body;
-  std::vector<char> dropped;  // where bytes go that nobody wants
-  std::vector<char> received; // what an HTTP/2 connection reads into: it uses all of it at once
+  std::vector<char> dropped;   // where bytes go that nobody wants
+  std::vector<char> received;  // what an HTTP/2 connection reads into: it uses all of it at once
   Pool<H2Stream> streams;
   std::size_t exchanges = 0;
   bool draining = false;

@@ -1,4 +1,5 @@
-// What a request and an idle connection cost: allocations, bytes. Replaces operator new of this test binary.
+// What a request and an idle connection cost: allocations, bytes. Replaces operator new of this
+// test binary.
 #include <cstdlib>
 #include <new>
 
@@ -27,7 +28,8 @@ namespace mik::http::testing {
 namespace {
 
 constexpr std::string_view kGet =
-    "GET /some/path?with=query HTTP/1.1\r\nHost: example.com\r\nAccept: */*\r\nUser-Agent: test\r\n\r\n";
+    "GET /some/path?with=query HTTP/1.1\r\nHost: example.com\r\nAccept: */*\r\nUser-Agent: "
+    "test\r\n\r\n";
 
 class ServerCost : public ServerTest {
  protected:
@@ -79,9 +81,7 @@ class Fixed final : public Service, public ExchangeHandler {
   void consume(std::size_t) override { given_ = true; }
   SourceState source_state() override { return SourceState::kEnd; }
   std::span<const Field> trailers() override { return {}; }
-  void on_closed(const Closed& closed) override {
-    EXPECT_EQ(closed.outcome, Outcome::kComplete);
-  }
+  void on_closed(const Closed& closed) override { EXPECT_EQ(closed.outcome, Outcome::kComplete); }
 
  private:
   std::array<Field, 1> fields_{{{"content-type", "text/plain; charset=utf-8"}}};

@@ -1,5 +1,5 @@
-// What the tests of the server stand on: a loop, a server with a scripted service, and clients on real sockets, all on
-// one thread, so that a test decides who moves when. Tests only.
+// What the tests of the server stand on: a loop, a server with a scripted service, and clients on
+// real sockets, all on one thread, so that a test decides who moves when. Tests only.
 #pragma once
 
 #include <arpa/inet.h>
@@ -233,7 +233,8 @@ class ServerTest : public ::testing::Test {
     base::Fd client;
     base::Fd server;
   };
-  // A TCP connection over loopback. `send_bytes` (0: the kernel's own) bounds what the server's kernel buffers.
+  // A TCP connection over loopback. `send_bytes` (0: the kernel's own) bounds what the server's
+  // kernel buffers.
   static Ends tcp(int send_bytes = 0) {
     base::Fd listener(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
     sockaddr_in address{};
@@ -241,7 +242,8 @@ class ServerTest : public ::testing::Test {
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     socklen_t size = sizeof address;
     EXPECT_EQ(::bind(listener.get(), reinterpret_cast<sockaddr*>(&address), size), 0);
-    // Loopback's segments are larger than such buffers: the window would open only by probes, 200 ms apart and more.
+    // Loopback's segments are larger than such buffers: the window would open only by probes, 200
+    // ms apart and more.
     const int segment = 536;
     if (send_bytes > 0) {
       ::setsockopt(listener.get(), IPPROTO_TCP, TCP_MAXSEG, &segment, sizeof segment);
