@@ -1,0 +1,17 @@
+-- What wrk found, as one line of JSON in place of its rounded text. With BENCH_BODY in the environment each request
+-- is a POST with a body of that many bytes.
+local size = tonumber(os.getenv("BENCH_BODY") or "0")
+if size > 0 then
+  wrk.method = "POST"
+  wrk.headers["Content-Type"] = "application/octet-stream"
+  wrk.body = string.rep("0123456789abcdef", size / 16)
+end
+
+function done(summary, latency, requests)
+  local errors = summary.errors
+  io.write(string.format(
+    '{"requests":%d,"seconds":%.6f,"bytes":%d,"p50_us":%.1f,"p90_us":%.1f,"p99_us":%.1f,"max_us":%.1f,' ..
+    '"connect":%d,"read":%d,"write":%d,"status":%d,"timeout":%d}\n',
+    summary.requests, summary.duration / 1e6, summary.bytes, latency:percentile(50), latency:percentile(90),
+    latency:percentile(99), latency.max, errors.connect, errors.read, errors.write, errors.status, errors.timeout))
+end
