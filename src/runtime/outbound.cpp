@@ -22,12 +22,17 @@ class OutboundExchanges::One final : public http::ClientExchangeHandler {
     }
     body_ended_ = body_ended_ || events.body_end();
     body_failed_ = body_failed_ || events.body_fail();
+    in_events_ = true;
     if (exchange_ != nullptr && (events.body() || events.body_end() || events.body_fail())) {
       exchange_->pump();
     }
     if (exchange_ != nullptr && events.read() && paused_) {
       paused_ = false;
       exchange_->resume();
+    }
+    in_events_ = false;
+    if (over_) {
+      owner_.end(*this);
     }
   }
 
@@ -57,20 +62,29 @@ class OutboundExchanges::One final : public http::ClientExchangeHandler {
     paused_ = true;
     return http::Flow::kPause;
   }
-  // The engine keeps the exchange until the guest has read it; its DROPPED event ends us.
   void on_end(std::span<const http::Field> trailers) override {
-    exchange_ = nullptr;
     guests().outbound_end(id_, trailers);
+    finish();
   }
   void on_error(http::ClientError error, std::string_view detail) override {
-    exchange_ = nullptr;
     owner_.context_.log.line(telemetry::Level::kWarn, "Outgoing request failed")
         .str("error", http::label(error))
         .str("detail", detail);
     guests().outbound_fail(id_, static_cast<int>(error));
+    finish();
   }
 
  private:
+  // The client is through. The engine keeps what the guest has still to read, and says no more of this exchange: so it
+  // is released here, by the last who touches it.
+  void finish() {
+    exchange_ = nullptr;
+    over_ = true;
+    if (!in_events_) {
+      owner_.end(*this);
+    }
+  }
+
   engine::Guests& guests() { return *owner_.context_.guests; }
 
   OutboundExchanges& owner_;
@@ -79,6 +93,8 @@ class OutboundExchanges::One final : public http::ClientExchangeHandler {
   bool body_ended_ = false;
   bool body_failed_ = false;
   bool paused_ = false;
+  bool in_events_ = false;
+  bool over_ = false;
 };
 
 OutboundExchanges::OutboundExchanges(Context& context, http::Client& client)
@@ -148,7 +164,7 @@ void OutboundExchanges::begin(engine::OutboundId id, const GuestExchange& guest)
 
 void OutboundExchanges::on_outbound(const engine::OutboundEvents& events) {
   auto* one = reinterpret_cast<One*>(events.user);
-  if (active_.contains(one)) {
+  if (active_.contains(one) && one->id() == events.id) {  // and no other that has its place by now
     one->on_events(events);
   }
 }
