@@ -1,6 +1,7 @@
 #include "engine/engine.hpp"
 
 #include "engine/convert.hpp"
+#include "engine/pagemap_scan.hpp"
 
 namespace mik::engine {
 
@@ -46,11 +47,17 @@ base::Result<Engine> Engine::create(const EngineOptions& options) {
   c.compile_only = options.compile_only ? 1 : 0;
   c.memory_reservation_bytes = options.memory_reservation_bytes;
   mik_err error{};
-  mik_engine* handle = mik_engine_new(&c, &error);
-  if (handle == nullptr) {
+  const unsigned scans_before = pagemap_scans_seen();
+  Engine engine(mik_engine_new(&c, &error));
+  if (engine.handle() == nullptr) {
     return to_error(error);
   }
-  return Engine(handle);
+  // Wasmtime probes for the scan once: a probe that we did not see means scans that could miss pages (ADR 0006).
+  if (options.pagemap_scan && pagemap_scans_seen() == scans_before) {
+    return base::Error(base::ErrorCode::kInternal, "the engine's memory scans do not pass through mik")
+        .with_help("build the crate in engine/, whose .cargo/config.toml sets --cfg rustix_use_libc");
+  }
+  return engine;
 }
 
 void Engine::tick() noexcept { mik_engine_tick(handle_.get()); }

@@ -6,24 +6,23 @@
 #include <unistd.h>
 
 #include <array>
+#include <atomic>
 #include <cstdarg>
 #include <cstdint>
 #include <cstring>
 
+#include "engine/pagemap_abi.hpp"
+
+using mik::engine::abi::kPagemapScan;
+using mik::engine::abi::kPresent;
+using mik::engine::abi::kSwapped;
+using mik::engine::abi::kWritten;
+using mik::engine::abi::PageRegion;
+using mik::engine::abi::ScanArgument;
+
 namespace {
 
-// linux/fs.h of 6.7; Debian 12's headers are older.
-struct PageRegion {
-  std::uint64_t start, end, categories;
-};
-struct ScanArgument {
-  std::uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
-  std::uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
-};
-constexpr unsigned long kPagemapScan = _IOWR('f', 16, ScanArgument);
-constexpr std::uint64_t kWritten = 1u << 1;
-constexpr std::uint64_t kPresent = 1u << 3;
-constexpr std::uint64_t kSwapped = 1u << 4;
+std::atomic<unsigned> scans_seen = 0;
 
 }  // namespace
 
@@ -42,6 +41,7 @@ int __wrap_ioctl(int fd, unsigned long request, ...) {  // NOLINT(bugprone-reser
   void* argument = va_arg(arguments, void*);
   va_end(arguments);
   if (request == kPagemapScan && argument != nullptr) {
+    scans_seen.fetch_add(1, std::memory_order_relaxed);
     ScanArgument scan{};
     std::memcpy(&scan, argument, sizeof scan);
     if ((scan.category_mask & (kWritten | kPresent)) == (kWritten | kPresent) &&
@@ -57,6 +57,8 @@ int __wrap_ioctl(int fd, unsigned long request, ...) {  // NOLINT(bugprone-reser
 }  // extern "C"
 
 namespace mik::engine {
+
+unsigned pagemap_scans_seen() noexcept { return scans_seen.load(std::memory_order_relaxed); }
 
 bool pagemap_scan_usable() noexcept {
   const int fd = ::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);

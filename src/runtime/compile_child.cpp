@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <utility>
 
@@ -17,6 +18,10 @@
 namespace mik::runtime {
 
 namespace {
+
+// Guests at once in one worker: the pool reserves 4 GiB of address space for each, and a guard page for its stack.
+// Requests beyond it wait in the scheduler.
+constexpr std::uint32_t kInstancesMax = 1000;
 
 base::Result<std::string> compile(const std::string& component, const config::Settings& settings) {
   MIK_TRY_ASSIGN(const std::string wasm, read_component(component));
@@ -43,8 +48,7 @@ base::Result<std::string> compile(const std::string& component, const config::Se
 
 engine::EngineOptions engine_options(const config::Settings& settings, bool compile_only) {
   engine::EngineOptions options;
-  // One pool slot for each request that may run in this worker.
-  options.instances_max = std::min<std::uint32_t>(settings.max_concurrent_requests, 1000);
+  options.instances_max = std::min(settings.max_concurrent_requests, kInstancesMax);
   options.compile_only = compile_only;
   options.pagemap_scan = !compile_only && engine::pagemap_scan_usable();
   rlimit limit{};

@@ -1,5 +1,7 @@
 #include "runtime/scheduler.hpp"
 
+#include <utility>
+
 #include "base/assert.hpp"
 
 namespace mik::runtime {
@@ -52,8 +54,9 @@ GuestTask* TaskQueue::pop_front() noexcept {
   return task;
 }
 
-Scheduler::Scheduler(engine::Guests& guests, engine::Ticker& ticker, OutboundSink& outbound)
-    : guests_(guests), ticker_(ticker), outbound_(outbound) {}
+Scheduler::Scheduler(engine::Guests& guests, engine::Ticker& ticker, OutboundSink& outbound,
+                     std::size_t instances_max)
+    : guests_(guests), ticker_(ticker), outbound_(outbound), instances_max_(instances_max) {}
 
 Scheduler::~Scheduler() { MIK_ASSERT(fresh_.empty() && woken_.empty() && computing() == 0); }
 
@@ -70,16 +73,29 @@ void Scheduler::remove(GuestTask& task) noexcept {
   if (running_ == &task) {
     running_ = nullptr;
   }
+  drop_instance(task);
+}
+
+void Scheduler::drop_instance(GuestTask& task) noexcept {
+  if (std::exchange(task.has_instance_, false)) {
+    --instances_;
+  }
 }
 
 void Scheduler::run(GuestTask& task, From from) {
   ticker_.keep_awake();
   running_ = &task;
+  if (!std::exchange(task.has_instance_, true)) {
+    ++instances_;
+  }
   const base::Time start = now_;
   const engine::Events events = guests_.run(task.id_, now_, kSlice);
   now_ = base::Clock::now();
   task.computed_ += now_ - start;
   const base::Duration ran = now_ - start;
+  if (events.done()) {
+    drop_instance(task);
+  }
   task.on_run(events);
   if (events.yielded() && running_ == &task) {
     requeue(task, ran, from);

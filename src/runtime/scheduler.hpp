@@ -3,7 +3,7 @@
 //
 // Four kinds of guests, in the order in which a turn serves them:
 //   woken    waited for something that has come: run at once, they are about to finish
-//   fresh    not started yet: in order of arrival, as long as few started ones still compute
+//   fresh    not started yet: in order of arrival, as long as few started ones still compute and the pool has room
 //   young    used up their slice: run to their end in order, one slice a turn. Interleaving them would cost more: each
 //            switch throws a heavy guest's memory out of the caches (20 to 40 % with JavaScript)
 //   old      have computed for kYoungMax: round robin, at least one turn in four
@@ -39,6 +39,7 @@ class GuestTask {
   engine::RequestId id_ = 0;
   base::Duration computed_{};  // since it was started, as the scheduler saw it
   base::Duration quantum_{};   // since its turn among the old began
+  bool has_instance_ = false;
   class TaskQueue* queue_ = nullptr;
   GuestTask* next_ = nullptr;
   GuestTask* previous_ = nullptr;
@@ -79,7 +80,8 @@ class Scheduler final : public net::TurnHook {
   // After so long the loop looks at its sockets again.
   static constexpr base::Duration kTurnMax = std::chrono::milliseconds(2);
 
-  Scheduler(engine::Guests& guests, engine::Ticker& ticker, OutboundSink& outbound);
+  // `instances_max`: what the engine's pool holds. Guests beyond it wait unstarted.
+  Scheduler(engine::Guests& guests, engine::Ticker& ticker, OutboundSink& outbound, std::size_t instances_max);
   ~Scheduler() override;
 
   // A new guest; `id` from Guests::start.
@@ -98,7 +100,10 @@ class Scheduler final : public net::TurnHook {
   void run(GuestTask& task, From from);
   void requeue(GuestTask& task, base::Duration ran, From from);
   GuestTask* next_computing();
-  bool may_start() const noexcept { return !fresh_.empty() && young_.size() < kStartedMax; }
+  void drop_instance(GuestTask& task) noexcept;
+  bool may_start() const noexcept {
+    return !fresh_.empty() && young_.size() < kStartedMax && instances_ < instances_max_;
+  }
   bool out_of_time() const noexcept { return now_ - turn_start_ >= kTurnMax; }
   void take_woken(base::Time now);
   void hand_out_outbound();
@@ -106,6 +111,8 @@ class Scheduler final : public net::TurnHook {
   engine::Guests& guests_;
   engine::Ticker& ticker_;
   OutboundSink& outbound_;
+  const std::size_t instances_max_;
+  std::size_t instances_ = 0;
   TaskQueue woken_;
   TaskQueue fresh_;
   TaskQueue young_;

@@ -88,6 +88,26 @@ TEST_F(SchedulerTest, RemovalFromEveryQueueIsClean) {
   EXPECT_EQ(scheduler_.unstarted() + scheduler_.computing(), 0u);
 }
 
+TEST_F(SchedulerTest, GuestsBeyondThePoolWaitForAPlace) {
+  std::vector<std::unique_ptr<TestExchange>> sleepers;
+  for (std::size_t i = 0; i < kInstances + 3; ++i) {
+    sleepers.push_back(std::make_unique<TestExchange>("/sleep?100000"));
+    begin(*sleepers.back());
+  }
+  turn(3);
+  EXPECT_EQ(scheduler_.unstarted(), 3u);
+  sleepers[0]->close(http::Outcome::kClientGone);
+  turn();
+  EXPECT_EQ(scheduler_.unstarted(), 2u);
+  for (auto& sleeper : sleepers) {
+    sleeper->close(http::Outcome::kClientGone);
+  }
+  TestExchange quick("/hello");
+  begin(quick);
+  turn();
+  EXPECT_TRUE(quick.complete());
+}
+
 TEST_F(SchedulerTest, SaysWhenTheNextGuestWakes) {
   TestExchange sleeper("/sleep?20");
   begin(sleeper);

@@ -174,7 +174,8 @@ class TestWorker : public ::testing::Test, public engine::Guests::Observer, publ
   engine::Ticker ticker_{engine_};
   std::unique_ptr<engine::Guests> guests_ = engine::Guests::create(engine_, *this).value();
   Context context_{settings_, *loop_, segment_, 0, log_, telemetry::Random(7), nullptr, nullptr, nullptr, nullptr, {}, {}};
-  Scheduler scheduler_{*guests_, ticker_, *this};
+  static constexpr std::size_t kInstances = 40;
+  Scheduler scheduler_{*guests_, ticker_, *this, kInstances};
   GuestExchangePool pool_{context_};
   std::string output_;
 };

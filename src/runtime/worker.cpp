@@ -125,6 +125,7 @@ class Worker final : public http::ConnectionObserver, public AcceptorEvents, pub
   telemetry::Log log_;
   Context context_;
   GuestObserver guest_observer_;
+  std::size_t instances_max_ = 0;
   std::optional<engine::Engine> engine_;
   std::optional<ArtefactStore> store_;
   std::optional<engine::Component> component_;
@@ -209,6 +210,7 @@ base::Result<void> Worker::start_engine() {
   if (!engine.has_value()) {
     return std::move(engine).error();
   }
+  instances_max_ = options.instances_max;
   engine_.emplace(std::move(*engine));
   ticker_.emplace(*engine_);
   MIK_TRY_ASSIGN(guests_, engine::Guests::create(*engine_, guest_observer_));
@@ -222,7 +224,7 @@ base::Result<void> Worker::start_services() {
   client_options.ca_file = settings_.http_ca_file;
   client_.emplace(*loop_, *offload_, client_options, allowed_);
   outbound_.emplace(context_, *client_);
-  scheduler_.emplace(*guests_, *ticker_, *outbound_);
+  scheduler_.emplace(*guests_, *ticker_, *outbound_, instances_max_);
   context_.guests = guests_.get();
   context_.scheduler = &*scheduler_;
   context_.outbound = &*outbound_;
