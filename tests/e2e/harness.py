@@ -485,7 +485,7 @@ def known_bug(what):
                 test(self)
             except Exception as problem:  # pylint: disable=broad-except
                 self.skipTest(f"known bug: {what} ({str(problem)[:200]})")
-            print(f"  no longer a bug: {what}", file=sys.stderr)
+            print(f"  passes, this time at least: {what}", file=sys.stderr)
         return run
     return decorate
 
