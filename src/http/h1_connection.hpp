@@ -119,6 +119,13 @@ class H1Connection final : public Connection, public Exchange {
   void account(Batch& batch, std::size_t sent);
   void cut();
   OutputBuffer& output();
+  bool streams() const noexcept {
+    return answer_ == Answer::kStarted || answer_ == Answer::kStreaming;
+  }
+  // The source is to be looked at.
+  bool has_news() const noexcept {
+    return phase_ == Phase::kExchange && streams() && source_news_ && handler_ != nullptr;
+  }
   std::size_t queued() const noexcept { return output_ == nullptr ? 0 : output_->pending(); }
 
   std::unique_ptr<InputBuffer> input_;    // null while it would be empty

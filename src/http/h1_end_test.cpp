@@ -373,6 +373,25 @@ TEST_F(H1End, EveryPlaceAWriteCanStopAtIsContinuedRightly) {
   }
 }
 
+TEST_F(H1End, ALargeAnswerGivenAtOnceReachesASlowReaderWhole) {
+  script.answer = [](Exchange& exchange) {
+    exchange.respond(ok(), std::string(300'000, 'x') + "!");
+  };
+  auto client = connect(4096);
+  EXPECT_EQ(content(ask(*client, kGet, "!")).size(), 300'001u);
+  EXPECT_EQ(content(ask(*client, kGet, "!")).size(), 300'001u);
+}
+
+TEST_F(H1End, APumpBeforeTheHeadIsNothing) {
+  script.record([](Recorder& recorder) { recorder.exchange->pump(); });
+  auto client = connect();
+  client->send(kGet);
+  ASSERT_TRUE(until([&] { return !script.recorders.empty(); }));
+  settle();
+  script.last().exchange->respond(ok(), "late");
+  EXPECT_TRUE(has(ask(*client, "", "late"), "200 OK"));
+}
+
 TEST_F(H1End, AHeadThatDoesNotComeIs408) {
   serve(quick());
   auto client = connect();

@@ -81,7 +81,7 @@ void H1Connection::start(const ResponseHead& head) {
 }
 
 void H1Connection::pump() {
-  if (phase_ != Phase::kExchange) {
+  if (phase_ != Phase::kExchange || !streams()) {
     return;
   }
   source_news_ = true;
@@ -174,7 +174,7 @@ void H1Connection::write_out() {
     Batch batch;
     gather(batch);
     const bool nothing = batch.queued + batch.content + batch.tail == 0;
-    if (phase_ == Phase::kClosed || (nothing && !batch.last && !batch.cut && !source_news_)) {
+    if (phase_ == Phase::kClosed || (nothing && !batch.last && !batch.cut && !has_news())) {
       return;
     }
     if (!nothing && !send(batch)) {
@@ -195,8 +195,7 @@ void H1Connection::write_out() {
 }
 
 void H1Connection::gather(Batch& batch) {
-  const bool streams = answer_ == Answer::kStarted || answer_ == Answer::kStreaming;
-  if (phase_ == Phase::kExchange && streams && source_news_ && handler_ != nullptr) {
+  if (has_news()) {
     source_news_ = false;
     batch.count = handler_->peek(std::span(batch.vectors).subspan(1, kPieces));
     MIK_ASSERT(batch.count <= kPieces);

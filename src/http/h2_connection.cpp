@@ -252,7 +252,9 @@ void H2Connection::run_streams() {
     }
     running_.clear();
   }
-  if (!scheduled_.empty()) {
+  if (phase_ != Phase::kOpen) {
+    scheduled_.clear();
+  } else if (!scheduled_.empty()) {
     core_.defer(*this);
   }
 }

@@ -157,6 +157,7 @@ void ServerCore::remove(Connection& connection) {
     std::ranges::replace(deferred_->list, &connection, nullptr);
     std::ranges::replace(deferred_->running, &connection, nullptr);
   }
+  connection.removed_ = true;
   loop.unwatch(connection.socket_.get());
   connection.socket_.reset();
   const std::size_t index = connection.index_;
@@ -172,7 +173,7 @@ void ServerCore::remove(Connection& connection) {
 }
 
 void ServerCore::defer(Connection& connection) {
-  if (connection.deferred_) {
+  if (connection.deferred_ || connection.removed_) {
     return;
   }
   connection.deferred_ = true;

@@ -108,6 +108,7 @@ class Connection : public net::IoHandler {
   friend class ServerCore;
   std::size_t index_ = 0;
   bool deferred_ = false;
+  bool removed_ = false;
   mutable std::unique_ptr<Peer> peer_;
 };
 
