@@ -192,6 +192,7 @@ class HealthTest(Case):
                 server.wait_log("Received")
             self.assertEqual(run_command("health", "--ready", "--port", server.port).returncode, 1)
             self.assertEqual(busy.response().status, 200)
+            busy.close()
             self.assertEqual(server.wait_exit(), 0)
 
     def _until_active(self, server):

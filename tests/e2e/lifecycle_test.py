@@ -46,6 +46,7 @@ class ShutdownTest(Case):
             self.assertEqual((response.status, response.text()), (200, "slept\n"))
             self.assertFalse(response.keeps_alive(), response)
             self.assertTrue(busy.ended())
+            busy.close()  # as clients do; one that does not is waited for a moment, and has a test of its own
             self.assertEqual(server.wait_exit(), 0)
 
     def test_a_stream_in_flight_finishes(self):
@@ -56,6 +57,7 @@ class ShutdownTest(Case):
             rest = busy.rest()
             self.assertIn(b"chunk 7\n", rest)
             self.assertTrue(rest.endswith(b"0\r\n\r\n"))
+            busy.close()
             self.assertEqual(server.wait_exit(), 0)
 
     def test_new_connections_are_refused_while_draining(self):
@@ -136,6 +138,7 @@ class ShutdownTest(Case):
             busy = self.start_request(server, "/sleep?ms=500")
             server.signal(signal.SIGINT)
             self.assertEqual(busy.response().status, 200)
+            busy.close()
             self.assertEqual(server.wait_exit(), 0)
 
     def test_g17_term_to_all_processes_at_once(self):
@@ -146,6 +149,7 @@ class ShutdownTest(Case):
                 os.kill(pid, signal.SIGTERM)
             for connection in busy:
                 self.assertEqual(connection.response().status, 200)
+                connection.close()
             self.assertEqual(server.wait_exit(), 0)
 
     def test_term_to_workers_first_is_no_death(self):
@@ -155,8 +159,9 @@ class ShutdownTest(Case):
                 os.kill(pid, signal.SIGTERM)
             server.signal()
             self.assertEqual(busy.response().status, 200)
+            busy.close()
             self.assertEqual(server.wait_exit(), 0)
-            self.assertEqual(server.find_log("restart"), [])
+        self.assertEqual(server.find_log("restart"), [])
 
     def test_sigterm_under_load_loses_no_request(self):
         with Server(LAB, workers=2) as server:
@@ -323,7 +328,8 @@ class ArtefactTest(Case):
             pass
         before = self.artefacts(home)[0].stat()
         with Server(HELLO, home=home) as server:
-            self.assertEqual(server.find_log("compiled"), [])
+            pass
+        self.assertEqual(server.find_log("compiled"), [])
         self.assertEqual(self.artefacts(home)[0].stat().st_mtime_ns, before.st_mtime_ns)
 
     def test_two_servers_in_one_state_folder(self):
@@ -352,8 +358,8 @@ class ArtefactTest(Case):
         damage(path)
         with Server(HELLO, home=home) as server:
             self.assertEqual(server.get("/").text().strip(), "Hello, World!")
-            self.assertTrue(server.find_log("compiled"))
-            said = server.find_log("Artefact refused")
+        self.assertTrue(server.find_log("compiled"))
+        said = server.find_log("Artefact refused")
         self.assertEqual(len(path.read_bytes()), len(good))
         return said
 

@@ -14,7 +14,7 @@ class Seen:
         lines = raw.decode("latin-1").split("\r\n")
         self.line = lines[0]
         self.fields = [tuple(part.strip() for part in line.split(":", 1)) for line in lines[1:] if line]
-        self.body = b""
+        self.body = bytearray()
 
     def all(self, name):
         return [value for key, value in self.fields if key.lower() == name]
@@ -141,8 +141,8 @@ class Upstream:
                     if not data:
                         return
                     seen.body += data
-                rest[0] = seen.body[length:] + rest[0]
-                seen.body = seen.body[:length]
+                rest[0] = bytes(seen.body[length:]) + rest[0]
+                del seen.body[length:]
             elif seen.all("transfer-encoding"):
                 while not seen.body.endswith(b"0\r\n\r\n"):
                     data = more()
