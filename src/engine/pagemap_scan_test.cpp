@@ -6,8 +6,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <cstdio>
+#include <random>
 #include <thread>
 #include <vector>
 
@@ -42,18 +44,24 @@ class Scanned {
   void* memory() { return memory_; }
   std::size_t bytes() const { return bytes_; }
 
-  enum class Through : std::uint8_t { kOurs, kKernel };
-  // How many pages the scan reports.
-  std::size_t pages(Through through) {
-    std::vector<abi::PageRegion> regions(bytes_ / kPage);
+  // As Wasmtime asks, but for where the answer goes.
+  abi::ScanArgument argument() const {
     abi::ScanArgument scan{};
     scan.size = sizeof scan;
     scan.start = reinterpret_cast<std::uint64_t>(memory_);
     scan.end = scan.start + bytes_;
-    scan.vec = reinterpret_cast<std::uint64_t>(regions.data());
-    scan.vec_len = regions.size();
     scan.category_inverted = abi::kZeroPage | abi::kFile;
     scan.category_mask = abi::kWritten | abi::kPresent | abi::kZeroPage | abi::kFile;
+    return scan;
+  }
+
+  enum class Through : std::uint8_t { kOurs, kKernel };
+  // How many pages the scan reports.
+  std::size_t pages(Through through) {
+    std::vector<abi::PageRegion> regions(bytes_ / kPage);
+    abi::ScanArgument scan = argument();
+    scan.vec = reinterpret_cast<std::uint64_t>(regions.data());
+    scan.vec_len = regions.size();
     const long count = through == Through::kOurs
                            ? ::ioctl(pagemap_.get(), abi::kPagemapScan, &scan)
                            : ::syscall(SYS_ioctl, pagemap_.get(), abi::kPagemapScan, &scan);
@@ -78,6 +86,84 @@ TEST(PagemapScan, ReportsWrittenPagesOnly) {
   EXPECT_EQ(scanned.pages(Scanned::Through::kOurs), 64u);
   ::madvise(scanned.memory(), scanned.bytes(), MADV_DONTNEED);
   EXPECT_EQ(scanned.pages(Scanned::Through::kOurs), 0u);
+}
+
+// Wasmtime has room for 32 regions; heavy guests write more.
+TEST(PagemapScan, MoreRegionsThanThereIsRoomForAreToldAsFewer) {
+  if (!pagemap_scan_usable()) {
+    GTEST_SKIP() << "this kernel has no PAGEMAP_SCAN";
+  }
+  constexpr std::size_t kPages = 400;
+  Scanned scanned(kPages);
+  ::madvise(scanned.memory(), scanned.bytes(), MADV_DONTNEED);
+  for (std::size_t i = 0; i < kPages; i += 4) {
+    static_cast<volatile char*>(scanned.memory())[i * kPage] = 1;
+  }
+  std::array<abi::PageRegion, 32> regions{};
+  abi::ScanArgument scan = scanned.argument();
+  scan.vec = reinterpret_cast<std::uint64_t>(regions.data());
+  scan.vec_len = regions.size();
+  const base::Fd pagemap(::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
+  const int count = ::ioctl(pagemap.get(), abi::kPagemapScan, &scan);
+  ASSERT_GT(count, 0);
+  ASSERT_LE(count, 32);
+  EXPECT_EQ(scan.walk_end, scan.end);
+  EXPECT_EQ(regions[0].start, scan.start);
+  EXPECT_GE(regions[static_cast<std::size_t>(count) - 1].end, scan.start + (kPages - 3) * kPage);
+}
+
+TEST(MergeRegions, JoinsTheNearestFirst) {
+  const auto at = [](std::uint64_t page, std::uint64_t pages) {
+    return abi::PageRegion{page * kPage, (page + pages) * kPage, 0};
+  };
+  std::vector<abi::PageRegion> regions = {at(0, 1), at(2, 1), at(10, 2), at(40, 1), at(42, 1)};
+  const Merged merged = merge_regions(regions, 3);
+  EXPECT_TRUE(merged.complete);
+  ASSERT_EQ(merged.count, 3u);
+  EXPECT_EQ(regions[0].end, 3 * kPage);
+  EXPECT_EQ(regions[1].start, 10 * kPage);
+  EXPECT_EQ(regions[2].start, 40 * kPage);
+  EXPECT_EQ(regions[2].end, 43 * kPage);
+}
+
+TEST(MergeRegions, GivesUpWhereTooMuchLiesBetween) {
+  std::vector<abi::PageRegion> regions;
+  for (std::uint64_t i = 0; i < 64; ++i) {
+    regions.push_back({i << 30, (i << 30) + kPage, 0});
+  }
+  const Merged merged = merge_regions(regions, 32);
+  EXPECT_FALSE(merged.complete);
+  EXPECT_EQ(merged.count, 32u);
+  EXPECT_EQ(regions[31].start, std::uint64_t{31} << 30);
+}
+
+// Random sets: what was covered is still covered, in order, by few enough regions.
+TEST(MergeRegions, LosesNothing) {
+  std::mt19937 random(3);
+  for (int round = 0; round < 500; ++round) {
+    std::vector<abi::PageRegion> regions;
+    std::uint64_t page = 0;
+    for (unsigned i = 0; i < 33 + random() % 200; ++i) {
+      page += 1 + random() % (round % 2 == 0 ? 4 : 40);
+      const std::uint64_t end = page + 1 + random() % 3;
+      regions.push_back({page * kPage, end * kPage, 0});
+      page = end;
+    }
+    const std::vector<abi::PageRegion> before = regions;
+    const Merged merged = merge_regions(regions, 32);
+    ASSERT_LE(merged.count, 32u);
+    std::size_t at = 0;
+    for (const abi::PageRegion& region : before) {
+      while (at < merged.count && regions[at].end < region.end) {
+        ++at;
+      }
+      if (at == merged.count) {
+        ASSERT_FALSE(merged.complete);
+        break;
+      }
+      ASSERT_LE(regions[at].start, region.start);
+    }
+  }
 }
 
 // risks.md 1: pages that the kernel moves (compaction) or has swapped out were missed. Two memories take turns so that
