@@ -245,6 +245,7 @@ void H2Stream::copy_content(std::string& out, std::size_t bytes) {
 void H2Stream::response_sent() {
   answer_ = Answer::kSent;
   finish(Outcome::kComplete);
+  refuse_more();
 }
 
 }  // namespace mik::http

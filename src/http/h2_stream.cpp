@@ -267,7 +267,15 @@ void H2Stream::drop(std::size_t bytes) {
   dropped_ += bytes;
   if (dropped_ <= kDiscardBytes) {
     consume_window(bytes);
-  } else if (phase_ == Phase::kOver) {
+  } else {
+    refuse_more();
+  }
+}
+
+// A client whose window is shut sends nothing that would bring us here again: so this is asked when
+// the answer is out, too.
+void H2Stream::refuse_more() {
+  if (phase_ == Phase::kOver && dropped_ > kDiscardBytes) {
     reset_later(NGHTTP2_NO_ERROR);
   }
 }
@@ -378,6 +386,8 @@ void H2Stream::finish(Outcome outcome) {
     return;
   }
   phase_ = Phase::kOver;
+  // What the client has still to send is dropped, and has its time anew.
+  body_started_ = body_progress_ = connection_->now();
   if (counted_) {
     --connection_->core().exchanges;
   }
@@ -419,16 +429,27 @@ void H2Stream::closed(std::uint32_t error_code) {
   finish(Outcome::kClientGone);
 }
 
+// When content of which `bytes` have come is too slow.
+base::Time H2Stream::content_deadline(std::uint64_t bytes) const {
+  const Limits& limits = connection_->core().limits;
+  const std::uint64_t rate = std::max<std::uint64_t>(limits.body_rate_min, 1);
+  const base::Time by_rate =
+      body_started_ + kRateGrace + std::chrono::milliseconds(bytes * 1000 / rate);
+  return std::min(by_rate, body_progress_ + limits.body_timeout);
+}
+
 void H2Stream::check_time(base::Time now) {
+  if (phase_ == Phase::kOver && now >= content_deadline(dropped_)) {
+    // Answered, but the client does not end its content: the stream would keep the connection for
+    // ever.
+    reset_later(NGHTTP2_NO_ERROR);
+  }
   if (phase_ != Phase::kExchange) {
     return;
   }
   const Limits& limits = connection_->core().limits;
   if (body_ == Body::kReading && !paused_ && !resumed_) {
-    const std::uint64_t rate = std::max<std::uint64_t>(limits.body_rate_min, 1);
-    const base::Time by_rate =
-        body_started_ + kRateGrace + std::chrono::milliseconds(bytes_in_ * 1000 / rate);
-    if (now >= std::min(by_rate, body_progress_ + limits.body_timeout)) {
+    if (now >= content_deadline(bytes_in_)) {
       if (answer_ == Answer::kNone) {
         fail_body(BodyError::kTooSlow);
       } else {

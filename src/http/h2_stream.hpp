@@ -88,6 +88,8 @@ class H2Stream final : public Exchange {
   void deliver_end();
   void fail_body(BodyError error);
   void drop(std::size_t bytes);
+  void refuse_more();
+  base::Time content_deadline(std::uint64_t bytes) const;
   void consume_window(std::size_t bytes);
   void reset_later(std::uint32_t error_code);
   void schedule();
