@@ -305,6 +305,9 @@ void H2Connection::advance() {
     write_out();
   }
   busy_ = false;
+  if (!scheduled_.empty()) {
+    core_.defer(*this);  // what came up while frames were written; no event would bring it
+  }
   settle();
 }
 
