@@ -23,6 +23,7 @@ constexpr base::Duration kTickMax = std::chrono::seconds(1);
 constexpr int kRoundsMax = 4;
 // Frames that are collected for one write.
 constexpr std::size_t kQueuedMax = 64 * 1024;
+constexpr std::size_t kFramesMax = 1000;
 constexpr std::int32_t kConnectionWindow = 1024 * 1024;
 // Resets by the client: a burst, then so many a second (CVE-2023-44487).
 constexpr std::uint64_t kResetBurst = 200;
@@ -293,7 +294,7 @@ void H2Connection::advance() {
   run_streams();
   write_out();
   for (int round = 0; phase_ == Phase::kOpen && !broken_ && readable_; ++round) {
-    if (!writable_ && output_ != nullptr && output_->pending() >= kQueuedMax) {
+    if (!writable_ && too_much_queued()) {
       break;  // a client that does not read is not read from either: what it asks for costs memory
     }
     if (round == kRoundsMax) {
@@ -309,6 +310,13 @@ void H2Connection::advance() {
     core_.defer(*this);  // what came up while frames were written; no event would bring it
   }
   settle();
+}
+
+// Bytes of ours, or frames that nghttp2 keeps back: resets of streams that it refuses have no limit
+// there, as acknowledgements have.
+bool H2Connection::too_much_queued() const noexcept {
+  return (output_ != nullptr && output_->pending() >= kQueuedMax) ||
+         nghttp2_session_get_outbound_queue_size(session_.get()) >= kFramesMax;
 }
 
 void H2Connection::write_out() {

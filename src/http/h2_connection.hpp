@@ -55,6 +55,7 @@ class H2Connection final : public Connection {
   void feed(std::string_view bytes);
   void run_streams();
   void advance();
+  bool too_much_queued() const noexcept;
   void write_out();
   bool send_queued();
   void settle();
