@@ -99,6 +99,16 @@ struct H2Callbacks {
     return 0;
   }
 
+  // A head above 64 KiB, for one: nghttp2 drops the frame and says no more.
+  static int on_frame_not_send(nghttp2_session* session, const nghttp2_frame* frame, int, void*) {
+    if (frame->hd.type == NGHTTP2_HEADERS) {
+      if (H2Stream* const stream = stream_of(session, frame->hd.stream_id)) {
+        stream->head_not_sent();
+      }
+    }
+    return 0;
+  }
+
   static int on_stream_close(nghttp2_session* session, std::int32_t id, std::uint32_t error_code,
                              void* context) {
     if (H2Stream* const stream = stream_of(session, id)) {
@@ -143,6 +153,7 @@ nghttp2_session* H2Callbacks::make_session(H2Connection& connection) {
   nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, on_frame_recv);
   nghttp2_session_callbacks_set_on_data_chunk_recv_callback(callbacks, on_data);
   nghttp2_session_callbacks_set_on_frame_send_callback(callbacks, on_frame_send);
+  nghttp2_session_callbacks_set_on_frame_not_send_callback(callbacks, on_frame_not_send);
   nghttp2_session_callbacks_set_on_stream_close_callback(callbacks, on_stream_close);
   nghttp2_session_callbacks_set_send_callback(callbacks, on_send);
   nghttp2_session_callbacks_set_send_data_callback(callbacks, on_send_data);

@@ -248,4 +248,15 @@ void H2Stream::response_sent() {
   refuse_more();
 }
 
+void H2Stream::head_not_sent() {
+  if (answer_ != Answer::kStreaming) {
+    return;  // an interim response
+  }
+  if (bytes_out_ == 0) {
+    answer_ = Answer::kStarted;
+  }
+  finish(Outcome::kCut);
+  reset_later(NGHTTP2_INTERNAL_ERROR);
+}
+
 }  // namespace mik::http

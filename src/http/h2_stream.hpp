@@ -57,6 +57,8 @@ class H2Stream final : public Exchange {
   void work();
   // The last frame of the response went out.
   void response_sent();
+  // nghttp2 would not send the response's head or trailers.
+  void head_not_sent();
   // nghttp2 has forgotten the stream.
   void closed(std::uint32_t error_code);
   void finish(Outcome outcome);
