@@ -123,6 +123,10 @@ impl Loop {
         let Some(index) = self.index(id) else {
             return 0;
         };
+        if self.slots[index as usize].over {
+            // A wake that came late. All is said, and trailers may be in the caller's hands.
+            return 0;
+        }
         let begun = guard(|| {
             self.begin(index);
             Ok(())
@@ -145,11 +149,16 @@ impl Loop {
         {
             body.close();
         }
+        let may_be_kept = inst.is_some();
         if let Some(inst) = inst {
             self.settle(index, inst, now);
         }
         self.slots[index as usize].collect_rest(&mut bits, &self.core);
         self.flush_output(index, bits & ffi::EV_DONE != 0);
+        if may_be_kept {
+            // It belongs to whom the instance serves next.
+            self.slots[index as usize].shared = None;
+        }
         bits
     }
 

@@ -85,6 +85,35 @@ fn never_after_a_failure_and_never_across_components() {
 }
 
 #[test]
+fn a_request_that_is_over_sees_nothing_of_the_one_its_instance_serves_now() {
+    let mut rig = Rig::new();
+    // Answers; but for "/" it makes an outgoing request first.
+    let body = r#"
+    (func (export "handle") (param $req i32) (param $out i32)
+      (call $path (local.get $req) (i32.const 16))
+      (if (i32.gt_u (i32.load (i32.const 24)) (i32.const 1))
+        (then (call $send (call $request (call $fields)) (i32.const 0) (i32.const 0) (i32.const 16))))
+      (call $respond (local.get $out))
+      (call $finish))"#;
+    let guest = rig.load(&guest::guest(body), &reuse(9));
+    let over = rig.start(guest, &Request::default());
+    assert_ne!(rig.finish(over).0 & EV_END, 0);
+    let calls = Request {
+        path: "/call",
+        ..Request::default()
+    };
+    let now = rig.start(guest, &calls);
+    assert_eq!(rig.run(now), EV_OUTBOUND);
+    assert_eq!(rig.stats(now).reuse_index, 1);
+    assert_eq!(rig.run(over), 0);
+    assert_eq!(rig.stats(over).outbound, 0);
+    assert_eq!(unsafe { mik_engine::mik_req_outbound(rig.l, over) }, 0);
+    assert_ne!(unsafe { mik_engine::mik_req_outbound(rig.l, now) }, 0);
+    rig.release(now);
+    rig.release(over);
+}
+
+#[test]
 fn idle_forgotten_and_grown_instances_go() {
     let mut rig = Rig::new();
     let wasm = guest::guest(COUNT);
