@@ -126,6 +126,16 @@ TEST(MergeRegions, JoinsTheNearestFirst) {
   EXPECT_EQ(regions[2].end, 43 * kPage);
 }
 
+TEST(MergeRegions, OfEqualGapsOnlyAsManyAsMustAreJoined) {
+  std::vector<abi::PageRegion> regions;
+  for (std::uint64_t i = 0; i < 33; ++i) {
+    regions.push_back({i << 22, (i << 22) + kPage, 0});
+  }
+  const Merged merged = merge_regions(regions, 32);
+  EXPECT_TRUE(merged.complete);
+  EXPECT_EQ(merged.count, 32u);
+}
+
 TEST(MergeRegions, GivesUpWhereTooMuchLiesBetween) {
   std::vector<abi::PageRegion> regions;
   for (std::uint64_t i = 0; i < 64; ++i) {

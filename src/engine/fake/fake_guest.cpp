@@ -1,6 +1,8 @@
 // What the guests of the fake engine do: see fake_engine.cpp.
 #include "engine/fake/fake_state.hpp"
 
+#include <chrono>
+
 namespace mik::engine::fake {
 
 namespace {
@@ -124,6 +126,15 @@ std::uint32_t run_wake(mik_loop& loop, mik_req id, Guest& guest) {
   return 0;
 }
 
+// Computes for a millisecond, and is woken again at once.
+std::uint32_t run_burn(Guest& guest) {
+  const auto until = std::chrono::steady_clock::now() + std::chrono::milliseconds(1);
+  while (std::chrono::steady_clock::now() < until) {
+  }
+  guest.woken = true;
+  return 0;
+}
+
 }  // namespace
 
 std::uint32_t run_guest(mik_loop& loop, mik_req id, Guest& guest, std::uint64_t now_ns) {
@@ -146,6 +157,9 @@ std::uint32_t run_guest(mik_loop& loop, mik_req id, Guest& guest, std::uint64_t 
   }
   if (what == "/sleep") {
     return run_sleep(guest, now_ns);
+  }
+  if (what == "/burn") {
+    return run_burn(guest);
   }
   if (what == "/wake") {
     return run_wake(loop, id, guest);
