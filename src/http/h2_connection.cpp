@@ -25,7 +25,8 @@ constexpr int kRoundsMax = 4;
 constexpr std::size_t kQueuedMax = 64 * 1024;
 constexpr std::size_t kFramesMax = 1000;
 constexpr std::int32_t kConnectionWindow = 1024 * 1024;
-// Resets by the client: a burst, then so many a second (CVE-2023-44487).
+// Resets by the client (CVE-2023-44487), and streams that end before their answer, whoever reset
+// them (CVE-2025-8671): a burst, then so many a second.
 constexpr std::uint64_t kResetBurst = 200;
 constexpr std::uint64_t kResetRate = 33;
 constexpr std::size_t kAcksMax = 100;
@@ -112,9 +113,12 @@ struct H2Callbacks {
   static int on_stream_close(nghttp2_session* session, std::int32_t id, std::uint32_t error_code,
                              void* context) {
     if (H2Stream* const stream = stream_of(session, id)) {
-      stream->closed(error_code);
+      auto& connection = *static_cast<H2Connection*>(context);
+      if (stream->closed(error_code)) {
+        connection.note_broken_stream();
+      }
       nghttp2_session_set_stream_user_data(session, id, nullptr);
-      static_cast<H2Connection*>(context)->remove_stream(*stream);
+      connection.remove_stream(*stream);
     }
     return 0;
   }
@@ -172,6 +176,7 @@ nghttp2_session* H2Callbacks::make_session(H2Connection& connection) {
 H2Connection::H2Connection(ServerCore& core, base::Fd socket)
     : Connection(core, std::move(socket)),
       session_(H2Callbacks::make_session(*this)),
+      broken_since_(core.loop.now()),
       idle_since_(core.loop.now()),
       timer_(net::Timer::of<&H2Connection::on_timer>(this)) {
   const Limits& limits = core_.limits;
@@ -240,6 +245,18 @@ void H2Connection::remove_stream(H2Stream& stream) {
   }
   streams_.pop_back();
   idle_since_ = now();
+}
+
+void H2Connection::note_broken_stream() {
+  const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(now() - broken_since_);
+  if (seconds.count() > 0) {
+    broken_streams_ -=
+        std::min(broken_streams_, static_cast<std::uint64_t>(seconds.count()) * kResetRate);
+    broken_since_ = now();
+  }
+  if (++broken_streams_ > kResetBurst) {
+    nghttp2_session_terminate_session(session_.get(), NGHTTP2_ENHANCE_YOUR_CALM);
+  }
 }
 
 void H2Connection::schedule(H2Stream& stream) {

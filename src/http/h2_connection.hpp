@@ -51,6 +51,7 @@ class H2Connection final : public Connection {
 
   H2Stream& add_stream(std::int32_t id);
   void remove_stream(H2Stream& stream);
+  void note_broken_stream();
   void receive();
   void feed(std::string_view bytes);
   void run_streams();
@@ -78,8 +79,10 @@ class H2Connection final : public Connection {
   bool writable_ = true;
   bool peer_fin_ = false;
   bool busy_ = false;
-  bool broken_ = false;      // nghttp2 wants no more
-  bool told_to_go_ = false;  // the last GOAWAY of a drain is out
+  bool broken_ = false;               // nghttp2 wants no more
+  bool told_to_go_ = false;           // the last GOAWAY of a drain is out
+  std::uint64_t broken_streams_ = 0;  // less what time has forgiven
+  base::Time broken_since_;
   base::Time idle_since_;
   base::Time drain_since_ = base::kNever;
   base::Time blocked_since_ = base::kNever;

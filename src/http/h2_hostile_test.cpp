@@ -1,4 +1,5 @@
-// HTTP/2 clients that mean ill or stall, by frames written by hand: what a client's library would not send.
+// HTTP/2 clients that mean ill or stall, by frames written by hand: what a client's library would
+// not send.
 #include <chrono>
 #include <cstdint>
 #include <string>
@@ -185,6 +186,23 @@ TEST_F(H2Hostile, FramesThatMustBeAnsweredAreNotReadWithoutEnd) {
   EXPECT_LT(accepted, 16'000'000U);
 }
 
+// Streams that the client makes us reset are not counted as running, but their guests were begun:
+// as dear as resets of its own (CVE-2025-8671, and CVE-2023-44487 before it).
+TEST_F(H2Hostile, AFloodOfStreamsThatHaveToBeResetEndsTheConnection) {
+  script.record();
+  auto client = connect();
+  client->send(preface());
+  const std::string too_wide("\x7f\xff\xff\xff", 4);
+  for (std::uint32_t id = 1; id < 4000 && !client->over(); id += 2) {
+    client->send(request("GET", id, kEndStream) + frame(8, 0, id, too_wide));
+    loop->run_once(base::Duration::zero());
+    client->take();
+  }
+  EXPECT_TRUE(until([&] { return client->over(); }, {client.get()}));
+  EXPECT_LT(script.recorders.size(), 600U);
+  EXPECT_EQ(server->exchanges(), 0U);
+}
+
 // nghttp2 sends no head above 64 KiB by itself: then the stream has to end, not to wait.
 TEST_F(H2Hostile, AHeadOfAnyLengthIsSentOrTheStreamEnds) {
   const std::string large(100'000, 'v');
@@ -195,8 +213,8 @@ TEST_F(H2Hostile, AHeadOfAnyLengthIsSentOrTheStreamEnds) {
   auto client = connect();
   const base::Time begun = base::Clock::now();
   client->send(preface() + request("GET", 1, kEndStream));
-  ASSERT_TRUE(until([&] { return ended(*client, 1) || frames(client->text, 3, 1) == 1; },
-                    {client.get()}));
+  ASSERT_TRUE(
+      until([&] { return ended(*client, 1) || frames(client->text, 3, 1) == 1; }, {client.get()}));
   EXPECT_LT(base::Clock::now() - begun, std::chrono::milliseconds(500));
 }
 

@@ -412,13 +412,13 @@ void H2Stream::reset_later(std::uint32_t error_code) {
   }
 }
 
-void H2Stream::closed(std::uint32_t error_code) {
+bool H2Stream::closed(std::uint32_t error_code) {
   if (phase_ != Phase::kExchange) {
-    return;
+    return false;
   }
   if (answer_ == Answer::kSent) {
     finish(Outcome::kComplete);
-    return;
+    return false;
   }
   if (body_ == Body::kReading && handler_ != nullptr && !discarding_) {
     body_ = Body::kFailed;
@@ -427,6 +427,7 @@ void H2Stream::closed(std::uint32_t error_code) {
                                                                  : BodyError::kGone);
   }
   finish(Outcome::kClientGone);
+  return true;
 }
 
 // When content of which `bytes` have come is too slow.

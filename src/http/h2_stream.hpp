@@ -59,8 +59,8 @@ class H2Stream final : public Exchange {
   void response_sent();
   // nghttp2 would not send the response's head or trailers.
   void head_not_sent();
-  // nghttp2 has forgotten the stream.
-  void closed(std::uint32_t error_code);
+  // nghttp2 has forgotten the stream. True: it ended before its answer, and not by us.
+  bool closed(std::uint32_t error_code);
   void finish(Outcome outcome);
 
   // Ends what made no progress for too long.
