@@ -124,7 +124,7 @@ def markdown(results, machine, tools, settings):
         BEGIN, "",
         f"{when:%Y-%m-%d %H:%M} UTC. {machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
         f"{swap}; Linux {machine['kernel']}; {machine['system']}.",
-        f"{'; '.join(tools)}. {settings}",
+        "", f"{'; '.join(tools)}. {settings}", "",
     ]
     if noise:
         parts.append(f"Noise, in cores that others used during a window: median {_number(statistics.median(noise))}, "
