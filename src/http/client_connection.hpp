@@ -87,6 +87,8 @@ class ClientConnection final : public net::IoHandler {
   // Of the present exchange.
   bool received_any() const noexcept { return received_any_; }
   bool wrote_any() const noexcept { return wrote_any_; }
+  // The end of a chunked body may be out.
+  bool wrote_end() const noexcept { return last_frame_; }
   bool blocked_writing() const noexcept { return blocked_writing_; }
   bool resumed_tls() const noexcept { return transport_->resumed(); }
 

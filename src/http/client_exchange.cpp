@@ -281,8 +281,10 @@ bool OutgoingExchange::may_send_again() const noexcept {
   if (body_taken_) {
     return false;
   }
-  // RFC 9110 section 9.2.2; a request whose content never left cannot have been acted on either.
-  return is_idempotent(method_) || framing_ != Framing::kNone || !connection_->wrote_any();
+  // RFC 9110 section 9.2.2; a request whose content is still to come cannot have been acted on
+  // either.
+  const bool unfinished = framing_ != Framing::kNone && !connection_->wrote_end();
+  return is_idempotent(method_) || unfinished || !connection_->wrote_any();
 }
 
 void OutgoingExchange::on_connection_failed(ClientError error, std::string_view detail) {

@@ -203,6 +203,36 @@ TEST_F(ClientPoolTest, WhatMayHaveBeenActedOnIsNotSentTwice) {
   }
 }
 
+// A body that turned out empty is a whole request, though none of its content was taken.
+TEST_F(ClientPoolTest, AnEndedEmptyBodyIsNotSentTwice) {
+  TestUpstream upstream(*loop_, "127.0.0.1", nullptr);
+  std::string second;
+  upstream.script = [&](TestUpstream::Peer& peer) {
+    if (&peer != upstream.peers[0].get() || peer.requests == 0) {
+      answer_each(peer, kOk);
+      return;
+    }
+    second = peer.received;
+    if (second.ends_with("0\r\n\r\n")) {
+      peer.close();
+    }
+  };
+  one(upstream);
+  TestHandler handler;
+  const std::string authority = upstream.authority();
+  ClientExchange* exchange = client().start({.method = "POST",
+                                             .scheme = "http",
+                                             .authority = authority,
+                                             .body = RequestBody::kStream},
+                                            handler);
+  ASSERT_TRUE(turn_until([&] { return second.ends_with("\r\n\r\n"); }));
+  handler.source_state_now = SourceState::kEnd;
+  exchange->pump();
+  ASSERT_TRUE(turn_until([&] { return handler.over(); }));
+  EXPECT_EQ(handler.error, ClientError::kConnectionTerminated);
+  EXPECT_EQ(upstream.peers.size(), 1U);
+}
+
 TEST_F(ClientPoolTest, KeepsSoManyIdleOnesPerHost) {
   options_.idle_per_host_max = 2;
   const auto upstream = answering();
