@@ -44,6 +44,7 @@ impl Fault {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
     Cpu,
+    Fields,
     Exit(u8),
 }
 
@@ -51,6 +52,11 @@ impl std::fmt::Display for Stop {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Stop::Cpu => f.write_str("the guest used up its CPU budget"),
+            Stop::Fields => write!(
+                f,
+                "the guest holds more than {} bytes of HTTP fields",
+                crate::field_budget::MAX
+            ),
             Stop::Exit(status) => write!(f, "the guest called wasi:cli/exit with status {status}"),
         }
     }
@@ -65,6 +71,7 @@ pub fn classify(error: &wasmtime::Error, refused: Option<&str>) -> Fault {
     let code = if let Some(stop) = error.downcast_ref::<Stop>() {
         match stop {
             Stop::Cpu => Code::Cpu,
+            Stop::Fields => Code::HostLimit,
             Stop::Exit(_) => Code::Exit,
         }
     } else if error.is::<wasmtime::PoolConcurrencyLimitError>() {

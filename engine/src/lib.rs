@@ -14,6 +14,7 @@ mod component;
 mod config;
 mod error;
 pub mod ffi;
+mod field_budget;
 mod fields;
 mod host;
 mod link;

@@ -3,7 +3,7 @@
 
 use crate::outbound;
 use crate::store::State;
-use crate::{cli, clocks, host};
+use crate::{cli, clocks, field_budget, host};
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
 use wasmtime::{Engine, StoreContextMut};
 use wasmtime_wasi::cli::{WasiCli, WasiCliView};
@@ -115,6 +115,7 @@ fn add_http(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     let options = wasi_http::LinkOptions::default();
     wasi_http::http::types::add_to_linker::<_, WasiHttp>(linker, &(&options).into(), State::http)?;
     let mut types = linker.instance(&format!("wasi:http/types@{VERSION}"))?;
+    field_budget::add_to_linker(&mut types)?;
     host::add_to_linker(&mut types)?;
     outbound::add_types_to_linker(&mut types)?;
     outbound::add_handler_to_linker(

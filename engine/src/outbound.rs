@@ -402,6 +402,12 @@ pub struct FutureResponse {
     reader: Option<InReader>,
 }
 
+impl FutureResponse {
+    pub fn request_fields(&self) -> &HeaderMap {
+        &self.xchg.fields
+    }
+}
+
 #[async_trait]
 impl Pollable for FutureResponse {
     async fn ready(&mut self) {

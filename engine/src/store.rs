@@ -224,6 +224,8 @@ pub struct State {
     pub request_bodies: Vec<(u32, Arc<BodyOut>)>,
     /// What is written to bodies that are not on their way.
     pub early: Arc<Early>,
+    /// Bytes of HTTP fields since they were last counted: see field_budget.rs.
+    pub fields_added: usize,
     http: WasiHttpCtx,
     hooks: Hooks,
     /// For filesystem, sockets and terminals only; made when the guest first calls one of them.
@@ -301,6 +303,7 @@ pub fn new_store(
         response_bodies: Vec::new(),
         request_bodies: Vec::new(),
         early: Early::new(limits.memory_bytes_max),
+        fields_added: 0,
         http,
         hooks: Hooks,
         wasi: None,

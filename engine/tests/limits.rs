@@ -150,6 +150,35 @@ fn handles_are_limited() {
     assert_eq!(code, Code::HostLimit as i32, "{text}");
 }
 
+/// 4000 sets of 100 KiB would be 400 MB that no limit on memory counts.
+#[test]
+fn what_is_held_of_fields_is_limited() {
+    let mut rig = Rig::new();
+    let body = r#"
+    (data (i32.const 64) "x")
+    (func (export "handle") (param i32 i32)
+      (local $i i32)
+      (memory.fill (i32.const 4096) (i32.const 97) (i32.const 100000))
+      (loop $l
+        (call $append (call $fields) (i32.const 64) (i32.const 1) (i32.const 4096) (i32.const 100000) (i32.const 0))
+        (if (i32.load8_u (i32.const 0)) (then unreachable))
+        (local.set $i (i32.add (local.get $i) (i32.const 1)))
+        (br_if $l (i32.lt_u (local.get $i) (i32.const 4000)))))"#;
+    let hog = rig.guest(body);
+    let (_, _, (code, text)) = rig.get(hog);
+    assert_eq!(code, Code::HostLimit as i32, "{text}");
+    assert!(text.contains("HTTP fields"), "{text}");
+
+    // As many one after the other are no matter.
+    let tidy = body
+        .replace("(call $append (call $fields)", "(local.set $f (call $fields))\n(call $append (local.get $f)")
+        .replace("(local $i i32)", "(local $i i32) (local $f i32)")
+        .replace("(local.set $i (i32.add", "(call $drop-fields (local.get $f))\n(local.set $i (i32.add");
+    let tidy = rig.guest(&tidy);
+    let (_, _, (code, text)) = rig.get(tidy);
+    assert_eq!(code, Code::NoResponse as i32, "{text}");
+}
+
 #[test]
 fn bytes_per_host_call_are_limited() {
     let mut rig = Rig::new();
