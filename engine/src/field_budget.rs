@@ -7,11 +7,11 @@ use crate::store::State;
 use http::HeaderMap;
 use wasmtime::StoreContextMut;
 use wasmtime::component::{LinkerInstance, Resource};
+use wasmtime_wasi_http::p2::HeaderResult;
 use wasmtime_wasi_http::p2::bindings::http::types::{HeaderError, HostFields};
 use wasmtime_wasi_http::p2::types::{
     HostIncomingResponse, HostOutgoingRequest, HostOutgoingResponse,
 };
-use wasmtime_wasi_http::p2::HeaderResult;
 use wasmtime_wasi_http::{FieldMap, WasiHttpView};
 
 /// All sets of fields of one guest together.
@@ -82,14 +82,22 @@ pub fn add_to_linker(l: &mut LinkerInstance<'_, State>) -> wasmtime::Result<()> 
         "[method]fields.append",
         |mut s: Cx<'_>, (id, name, value): (Resource<FieldMap>, String, Vec<u8>)| {
             charge(s.data_mut(), name.len() + value.len() + FIELD_COST)?;
-            done(HostFields::append(&mut s.data_mut().http(), id, name, value))
+            done(HostFields::append(
+                &mut s.data_mut().http(),
+                id,
+                name,
+                value,
+            ))
         },
     )?;
     l.func_wrap(
         "[method]fields.set",
         |mut s: Cx<'_>, (id, name, values): (Resource<FieldMap>, String, Vec<Vec<u8>>)| {
             let bytes = |v: &Vec<u8>| v.len() + FIELD_COST;
-            charge(s.data_mut(), name.len() + values.iter().map(bytes).sum::<usize>())?;
+            charge(
+                s.data_mut(),
+                name.len() + values.iter().map(bytes).sum::<usize>(),
+            )?;
             done(HostFields::set(&mut s.data_mut().http(), id, name, values))
         },
     )?;
