@@ -13,7 +13,7 @@ namespace mik::http {
 namespace {
 
 constexpr base::Duration kLingerTime = std::chrono::seconds(2);
-constexpr std::uint64_t kLingerBytes = 16 * 1024 * 1024;
+constexpr std::uint64_t kLingerBytes = 64 * 1024 * 1024;
 constexpr base::Duration kDrainIdle = std::chrono::seconds(1);
 constexpr base::Duration kRateGrace = std::chrono::seconds(5);
 // How many buffers of input one connection may take before others have their turn.
@@ -208,7 +208,7 @@ void H1Connection::start_lingering() {
 void H1Connection::linger() {
   while (readable_) {
     const ssize_t got =
-        ::recv(socket_.get(), core_.dropped.data(), core_.dropped.size(), MSG_DONTWAIT);
+        ::recv(socket_.get(), core_.dropped.data(), core_.dropped.size(), MSG_DONTWAIT | MSG_TRUNC);
     if (got < 0 && errno == EINTR) {
       continue;
     }

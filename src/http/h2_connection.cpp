@@ -15,7 +15,7 @@ namespace mik::http {
 namespace {
 
 constexpr base::Duration kLingerTime = std::chrono::seconds(2);
-constexpr std::uint64_t kLingerBytes = 16 * 1024 * 1024;
+constexpr std::uint64_t kLingerBytes = 64 * 1024 * 1024;
 // Between the warning of a drain and its last word: the time for requests that are on their way
 // (RFC 9113 section 6.8).
 constexpr base::Duration kDrainIdle = std::chrono::seconds(1);

@@ -40,6 +40,7 @@ class GuestTask {
   base::Duration computed_{};  // since it was started, as the scheduler saw it
   base::Duration quantum_{};   // since its turn among the old began
   bool has_instance_ = false;
+  bool over_ = false;  // DONE was said; bytes may still be queued
   class TaskQueue* queue_ = nullptr;
   GuestTask* next_ = nullptr;
   GuestTask* previous_ = nullptr;
@@ -73,7 +74,7 @@ class Scheduler final : public net::TurnHook {
  public:
   // A guest looks at its slice at ticks, one a millisecond: it runs for 0.5 to 1.5 ms.
   static constexpr base::Duration kSlice = std::chrono::microseconds(500);
-  static constexpr base::Duration kYoungMax = std::chrono::milliseconds(20);
+  static constexpr base::Duration kYoungMax = std::chrono::milliseconds(5);
   static constexpr base::Duration kQuantum = std::chrono::milliseconds(10);
   // Young guests at once; further ones wait unstarted.
   static constexpr std::size_t kStartedMax = 2;

@@ -1,11 +1,14 @@
 """Requests that guests make: what they may reach, what goes over the wire, streaming, errors."""
 
+import os
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from urllib.parse import quote
 
-from harness import (LAB, Case, Neighbour, Server, anonymous_mib, encode, main, run_command, wait_until)
+from harness import (LAB, Case, Neighbour, Server, anonymous_mib, encode, main, temporary_folder, wait_until)
 from http1 import chunk
 from upstream import Upstream
 
@@ -300,10 +303,25 @@ class StreamingTest(OutboundCase):
             self.assertEqual(server.wait_exit(), 0)
 
 
-class TlsTest(Case):
+class TlsTest(OutboundCase):
+    def certificate(self, folder, name):
+        key, certificate = os.path.join(folder, name + ".key"), os.path.join(folder, name + ".pem")
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+                        "-keyout", key, "-out", certificate, "-days", "2", "-subj", f"/CN={name}",
+                        "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"], check=True, capture_output=True)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        return certificate, context
+
     def test_https_with_a_ca_of_ones_own(self):
-        if "ca-file" not in run_command("run", "--help").stdout:
-            self.skipTest("no flag sets http_ca_file yet; src/http/client_tls_test.cpp has the case")
+        certificate, context = self.certificate(temporary_folder(), "upstream")
+        with Upstream(tls=context) as upstream:
+            url = f"https://127.0.0.1:{upstream.port}/"
+            with Server(LAB, "--allow-host", "127.0.0.1", env={"SSL_CERT_FILE": certificate}) as server:
+                response = self.fetch(url, server=server)
+                self.assertEqual((response.status, response.text()), (200, "ok"))
+            response = self.fetch(url)  # a server that does not trust it
+            self.assertEqual((response.status, response.text()), (502, "TLS-certificate-error\n"))
 
 
 if __name__ == "__main__":

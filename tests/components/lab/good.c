@@ -184,8 +184,9 @@ void mode_env(const Exchange* x) {
 }
 
 void mode_print(const Exchange* x) {
+  Text text = parameter(x, TEXT("text"));  // first: a builder takes all that is allocated after it
   Builder line = build();
-  add(&line, parameter(x, TEXT("text")));
+  add(&line, text);
   add(&line, TEXT("\n"));
   int32_t out = get_stdout();
   write_all(out, TEXT("out: "));
