@@ -1,6 +1,9 @@
 #include "telemetry/log.hpp"
 
+#include <limits.h>
 #include <poll.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <array>
@@ -76,6 +79,67 @@ void append_number(std::string& out, std::int64_t value) {
   out.append(text.data(), end);
 }
 
+// Writes without waiting for a reader. The descriptor is shared with who started us, so it stays blocking.
+class Sink {
+ public:
+  explicit Sink(int fd) noexcept : fd_(fd) {
+    struct stat info{};
+    file_ = ::fstat(fd, &info) == 0 && S_ISREG(info.st_mode);
+  }
+
+  // How much was taken. 0: no room now. -1: the reader is gone.
+  ssize_t write_some(std::string_view bytes) noexcept {
+    ssize_t n = 0;
+    if (file_) {
+      n = ::write(fd_, bytes.data(), bytes.size());
+    } else {
+      // Whole lines of up to PIPE_BUF bytes: they come out whole however many workers write, and where RWF_NOWAIT is
+      // unknown such a write does not wait once poll has seen room.
+      std::string_view piece = bytes.substr(0, PIPE_BUF);
+      if (piece.size() < bytes.size()) {
+        const std::size_t end = piece.rfind('\n');
+        piece = piece.substr(0, end == std::string_view::npos ? piece.size() : end + 1);
+      }
+      n = write_piece(piece);
+    }
+    if (n < 0 && (errno == EINTR || errno == EAGAIN)) {
+      return 0;
+    }
+    return n == 0 ? -1 : n;
+  }
+
+  void wait(int timeout_ms) const noexcept {
+    pollfd poll_fd{fd_, POLLOUT, 0};
+    if (::poll(&poll_fd, 1, timeout_ms) > 0) {
+      // Room by poll and yet none: others of the family take it.
+      const timespec pause{0, 1'000'000};
+      ::clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, nullptr);
+    }
+  }
+
+ private:
+  ssize_t write_piece(std::string_view piece) noexcept {
+    if (nowait_) {
+      iovec vector{const_cast<char*>(piece.data()), piece.size()};  // writev's type; it changes nothing
+      const ssize_t n = ::pwritev2(fd_, &vector, 1, -1, RWF_NOWAIT);
+      if (n >= 0 || (errno != EOPNOTSUPP && errno != ENOSYS && errno != EINVAL)) {
+        return n;
+      }
+      nowait_ = false;  // terminals, sockets, pipes of older kernels
+    }
+    pollfd poll_fd{fd_, POLLOUT, 0};
+    if (::poll(&poll_fd, 1, 0) <= 0) {
+      errno = EAGAIN;
+      return -1;
+    }
+    return ::write(fd_, piece.data(), piece.size());
+  }
+
+  int fd_;
+  bool file_ = false;
+  bool nowait_ = true;
+};
+
 // In text lines a value is quoted when it could be taken for several.
 bool needs_quotes(std::string_view value) noexcept {
   for (const char c : value) {
@@ -149,7 +213,7 @@ void append_json_escaped(std::string& out, std::string_view text) {
 
 // Owns the thread that writes.
 struct Log::Writer {
-  Writer(int file, std::size_t max) : fd(file), bytes_max(max), thread([this] { run(); }) {}
+  Writer(int fd, std::size_t max) : sink(fd), bytes_max(max), thread([this] { run(); }) {}
 
   ~Writer() {
     {
@@ -193,36 +257,31 @@ struct Log::Writer {
   }
 
   void write_all(std::string_view bytes) {
+    base::Time give_up = base::kNever;  // once the end has come
     while (!bytes.empty()) {
-      if (!wait_writable()) {
-        return;
+      const ssize_t n = sink.write_some(bytes);
+      if (n < 0) {
+        return;  // there is nobody to tell
       }
-      const ssize_t n = ::write(fd, bytes.data(), bytes.size());
-      if (n < 0 && (errno == EINTR || errno == EAGAIN)) {
+      if (n > 0) {
+        bytes.remove_prefix(static_cast<std::size_t>(n));
         continue;
       }
-      if (n <= 0) {
-        return;  // the reader is gone; there is nobody to tell
-      }
-      bytes.remove_prefix(static_cast<std::size_t>(n));
-    }
-  }
-
-  // At the end a reader that does not read is waited for a second, not for ever.
-  bool wait_writable() {
-    pollfd poll_fd{fd, POLLOUT, 0};
-    for (int waited_ms = 0;; waited_ms += 100) {
-      if (::poll(&poll_fd, 1, 100) > 0) {
-        return true;
-      }
+      sink.wait(kStepMs);
       const std::scoped_lock lock(mutex);
-      if (stopping && waited_ms >= 1000) {
-        return false;
+      if (stopping && give_up == base::kNever) {
+        give_up = base::Clock::now() + kPatience;
+      } else if (stopping && base::Clock::now() >= give_up) {
+        return;
       }
     }
   }
 
-  const int fd;
+  static constexpr int kStepMs = 100;
+  // At the end a reader that does not read is waited for so long, not for ever.
+  static constexpr base::Duration kPatience = std::chrono::seconds(1);
+
+  Sink sink;  // the thread's
   const std::size_t bytes_max;
   std::mutex mutex;
   std::condition_variable ready;
@@ -346,13 +405,30 @@ void Log::finish(std::size_t start) {
   }
 }
 
+// Whoever writes has one thread, and better things to do than to wait for a reader of its log.
+void Log::write_directly() {
+  Sink sink(fd_);
+  std::size_t done = 0;
+  while (done < buffer_.size()) {
+    const ssize_t n = sink.write_some(std::string_view(buffer_).substr(done));
+    if (n == 0) {
+      break;  // the rest goes out with the next line, if there is room then
+    }
+    if (n < 0) {
+      done = buffer_.size();
+      break;
+    }
+    done += static_cast<std::size_t>(n);
+  }
+  buffer_.erase(0, done);
+}
+
 void Log::flush() {
   if (buffer_.empty()) {
     return;
   }
   if (writer_ == nullptr) {
-    [[maybe_unused]] const ssize_t written = ::write(fd_, buffer_.data(), buffer_.size());
-    buffer_.clear();
+    write_directly();
     return;
   }
   if (!writer_->offer(buffer_)) {

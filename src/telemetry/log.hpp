@@ -72,6 +72,7 @@ class Log {
  private:
   struct Writer;
   void append_time();
+  void write_directly();
   void finish(std::size_t start);
 
   int fd_;

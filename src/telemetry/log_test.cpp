@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <regex>
 
@@ -81,6 +82,60 @@ TEST(Log, DirectWritingNeedsNoThread) {
   log.flush();
   std::array<char, 256> block{};
   EXPECT_GT(::read(pipe.read_end.get(), block.data(), block.size()), 0);
+}
+
+// A supervisor whose log nobody reads still takes signals: `mik run | less`, a collector that hangs.
+TEST(Log, DirectWritingDoesNotWaitForAReader) {
+  Pipe pipe;
+  Log log(pipe.write_end.get(), Level::kInfo, Format::kJson, Writing::kDirect);
+  const std::string big(2000, 'x');
+  for (int i = 0; i < 2000; ++i) {
+    log.line(Level::kInfo, big);
+    log.flush();
+  }
+  EXPECT_GT(log.dropped(), 0u);
+  std::array<char, 4096> block{};
+  ASSERT_GT(::read(pipe.read_end.get(), block.data(), block.size()), 0);
+  EXPECT_TRUE(std::string_view(block.data(), block.size()).starts_with("{\"timestamp\""));
+}
+
+// 1 MiB pending and a pipe of 64 KiB: a plain write would hold the end of the process for ever.
+TEST(Log, TheEndWaitsASecondForAReaderThatDoesNotRead) {
+  Pipe pipe;
+  const base::Time start = base::Clock::now();
+  {
+    Log log(pipe.write_end.get(), Level::kInfo, Format::kJson);
+    const std::string big(2000, 'x');
+    for (int i = 0; i < 300; ++i) {
+      log.line(Level::kInfo, big);
+      log.flush();
+    }
+  }
+  EXPECT_LT(base::Clock::now() - start, std::chrono::seconds(5));
+}
+
+TEST(Log, LinesAreWholeWhenTheReaderIsSlow) {
+  Pipe pipe;
+  std::string text;
+  {
+    Log log(pipe.write_end.get(), Level::kInfo, Format::kJson, Writing::kDirect);
+    const std::string big(700, 'x');
+    std::array<char, 4096> block;
+    for (int i = 0; i < 400; ++i) {
+      log.line(Level::kInfo, big);
+      log.flush();
+      if (i % 3 == 0) {
+        text.append(block.data(), static_cast<std::size_t>(::read(pipe.read_end.get(), block.data(), block.size())));
+      }
+    }
+    for (int i = 0; i < 1000 && log.pending_bytes() > 0; ++i) {
+      text.append(block.data(), static_cast<std::size_t>(::read(pipe.read_end.get(), block.data(), block.size())));
+      log.flush();
+    }
+  }
+  text += pipe.all();
+  EXPECT_EQ(std::ranges::count(text, '\n'), 400);
+  EXPECT_EQ(text.size() % 400, 0u);
 }
 
 TEST(Log, OffWritesNothing) {
