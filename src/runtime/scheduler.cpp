@@ -63,6 +63,8 @@ Scheduler::~Scheduler() { MIK_ASSERT(fresh_.empty() && woken_.empty() && computi
 void Scheduler::add(GuestTask& task, engine::RequestId id) {
   task.id_ = id;
   task.computed_ = {};
+  task.quantum_ = {};
+  task.over_ = false;
   fresh_.push_back(task);
 }
 
@@ -94,6 +96,7 @@ void Scheduler::run(GuestTask& task, From from) {
   task.computed_ += now_ - start;
   const base::Duration ran = now_ - start;
   if (events.done()) {
+    task.over_ = true;
     drop_instance(task);
   }
   task.on_run(events);
@@ -127,7 +130,8 @@ void Scheduler::take_woken(base::Time now) {
   const std::size_t count = guests_.take_woken(now, woken);
   for (std::size_t i = 0; i < count; ++i) {
     auto& task = *reinterpret_cast<GuestTask*>(woken[i].user);
-    if (task.queue_ == nullptr) {  // else it is about to run in any case
+    // In a queue it is about to run in any case; over, it has nothing to say.
+    if (task.queue_ == nullptr && !task.over_) {
       woken_.push_back(task);
     }
   }
@@ -160,7 +164,8 @@ bool Scheduler::on_turn(base::Time now) {
       run(*task, From::kWaiting);
     }
   }
-  while (may_start() && !out_of_time()) {
+  // One in any case: guests that wait just before their slice is over would keep all others from starting.
+  for (bool first = true; may_start() && (first || !out_of_time()); first = false) {
     run(*fresh_.pop_front(), From::kWaiting);
   }
   if (GuestTask* task = next_computing(); task != nullptr) {

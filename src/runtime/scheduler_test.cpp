@@ -45,6 +45,24 @@ TEST_F(SchedulerTest, EightEndlessGuestsDoNotKeepOthersFromStarting) {
   }
 }
 
+// Each computes for most of a slice and then waits for a moment, so that it is never among those that compute.
+TEST_F(SchedulerTest, GuestsThatAreWokenAllTheTimeDoNotKeepOthersFromStarting) {
+  std::vector<std::unique_ptr<TestExchange>> busy;
+  for (int i = 0; i < 6; ++i) {
+    busy.push_back(std::make_unique<TestExchange>("/burn"));
+    begin(*busy.back());
+  }
+  turn(20);
+  TestExchange quick("/hello");
+  begin(quick);
+  turn(5);
+  EXPECT_TRUE(quick.complete());
+  for (auto& exchange : busy) {
+    exchange->close(http::Outcome::kClientGone);
+  }
+  quick.close(http::Outcome::kClientGone);
+}
+
 TEST_F(SchedulerTest, FewGuestsAreStartedWhileOthersCompute) {
   std::vector<std::unique_ptr<TestExchange>> heavy;
   for (int i = 0; i < 6; ++i) {

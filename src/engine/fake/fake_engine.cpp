@@ -5,6 +5,7 @@
 //   /trap /cpu /memory /busy /none /error   fails so     /trap-after-head  one piece, then the response is cut
 //   /sleep?N   answers N ms later, by its own timer      /spin?N        N slices, then as /hello (0: for ever)
 //   /big?N     N KiB, within the window                  /output        a line on stdout and stderr, then as /hello
+//   /burn      computes, waits a moment, for ever
 //   /wake      is woken from another thread              /fetch         one outgoing request; its answer is the answer
 //
 // The rules of engine.h hold: windows, stale ids, events once. Not kept: hop-by-hop fields, CPU time.
