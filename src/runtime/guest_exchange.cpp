@@ -125,19 +125,19 @@ void GuestExchangePool::put(GuestExchange& exchange) {
 }
 
 void GuestExchangePool::component_ready() {
-  std::vector<GuestExchange*> waiting;
-  waiting.swap(waiting_);
-  for (GuestExchange* exchange : waiting) {
-    exchange->start_saved();
+  // One by one: an answer to one may end its connection, and with it others that wait here.
+  while (!waiting_.empty()) {
+    GuestExchange& exchange = *waiting_.front();
+    waiting_.erase(waiting_.begin());
+    exchange.start_saved();
   }
 }
 
 void GuestExchangePool::component_failed() {
-  std::vector<GuestExchange*> waiting;
-  waiting.swap(waiting_);
-  for (GuestExchange* exchange : waiting) {
-    exchange->error_ = "the module could not be loaded";
-    exchange->answer(502, "the module could not be loaded");
+  while (!waiting_.empty()) {
+    GuestExchange& exchange = *waiting_.front();
+    exchange.error_ = "the module could not be loaded";
+    exchange.answer(502, "the module could not be loaded");  // waits no longer
   }
 }
 
@@ -397,7 +397,9 @@ void GuestExchange::finish_run(engine::Events events) {
   }
   const bool news = events.head() || events.body() || events.end() || events.abort();
   if (news && exchange_ != nullptr && head_sent_) {
-    if (!ended_) {
+    if (ended_) {
+      deadline_timer_.disarm();  // what is left is between the connection and its client
+    } else {
       context_.loop.wheel().arm(deadline_timer_, context_.loop.now() + context_.settings.stream_idle);
     }
     exchange_->pump();
@@ -442,6 +444,7 @@ void GuestExchange::send_failure(engine::RequestFailure failure) {
 
 void GuestExchange::answer(int status, std::string_view detail) {
   release_guest();
+  forget_saved();
   deadline_timer_.disarm();
   failure_status_ = status;
   write_problem(context_.text, status, detail);
@@ -475,9 +478,6 @@ void GuestExchange::on_deadline() {
   const auto seconds = std::chrono::duration_cast<std::chrono::duration<double>>(
       context_.settings.execution_timeout);
   error_ = fmt::format("no response within execution_timeout_secs ({})", seconds.count());
-  if (saved_ != nullptr) {
-    std::erase(pool_.waiting_, this);
-  }
   answer(504, "the module did not answer in time");
 }
 
@@ -491,12 +491,17 @@ void GuestExchange::release_guest() {
   id_ = 0;
 }
 
+void GuestExchange::forget_saved() {
+  if (saved_ != nullptr) {
+    std::erase(pool_.waiting_, this);
+    saved_.reset();
+  }
+}
+
 void GuestExchange::on_closed(const http::Closed& closed) {
   exchange_ = nullptr;
   deadline_timer_.disarm();
-  if (saved_ != nullptr) {
-    std::erase(pool_.waiting_, this);
-  }
+  forget_saved();
   release_guest();
   permit_.release();
   log_closed(closed);

@@ -90,6 +90,7 @@ class GuestExchange final : public http::ExchangeHandler, public GuestTask {
   void on_deadline();
   void run_clock(bool on);
   void release_guest();
+  void forget_saved();
   void log_closed(const http::Closed& closed);
 
   Context& context_;

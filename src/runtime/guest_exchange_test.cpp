@@ -143,6 +143,24 @@ TEST_F(GuestExchangeTest, AStreamThatStallsIsCut) {
   EXPECT_TRUE(exchange.cut());
 }
 
+// The guest is through; how long its client takes for the rest is the connection's affair.
+TEST_F(GuestExchangeTest, ACompleteResponseIsNotCutBecauseItsClientIsSlow) {
+  settings_.stream_idle = std::chrono::milliseconds(50);
+  TestExchange exchange("/big?300");
+  exchange.window = 200 * 1024;
+  begin(exchange);
+  turn(5);
+  const base::Time until = base::Clock::now() + std::chrono::milliseconds(300);
+  while (base::Clock::now() < until) {
+    loop_->run_once(std::chrono::milliseconds(10));
+  }
+  EXPECT_FALSE(exchange.closed);
+  exchange.window = SIZE_MAX;
+  exchange.pump();
+  EXPECT_TRUE(exchange.complete());
+  EXPECT_EQ(exchange.body.size(), 300u * 1024);
+}
+
 TEST_F(GuestExchangeTest, BodyErrorsBecomeAnswersOfTheirOwn) {
   settings_.max_body_bytes = 10;
   const std::vector<std::pair<http::BodyError, int>> expected = {
@@ -195,6 +213,38 @@ TEST_F(GuestExchangeTest, WaitingForAComponentThatFailsOrIsTooSlowEndsInAnAnswer
   begin(gone);
   gone.close(http::Outcome::kClientGone);
   pool_.component_ready();
+  EXPECT_EQ(active(), 0u);
+}
+
+TEST_F(GuestExchangeTest, ARequestThatWasAnsweredWhileItWaitedIsNotStarted) {
+  context_.component = nullptr;
+  TestExchange exchange("/echo", BodyKind::kChunked);
+  exchange.lingers = true;
+  begin(exchange);
+  exchange.fail_body(http::BodyError::kMalformed);
+  EXPECT_EQ(exchange.status, 400);
+  context_.component = &component_;
+  pool_.component_ready();
+  turn(3);  // TestExchange minds a second head
+  EXPECT_EQ(exchange.status, 400);
+  exchange.close(http::Outcome::kComplete);
+  EXPECT_EQ(active(), 0u);
+}
+
+// One connection carries several requests (HTTP/2), and an answer that cannot be written ends them all.
+TEST_F(GuestExchangeTest, AnAnswerMayCloseOthersThatWait) {
+  context_.component = nullptr;
+  TestExchange first("/hello");
+  TestExchange second("/hello");
+  TestExchange third("/hello");
+  for (TestExchange* each : {&first, &second, &third}) {
+    begin(*each);
+  }
+  first.on_respond = [&] { second.close(http::Outcome::kClientGone); };
+  pool_.component_failed();
+  EXPECT_EQ(first.status, 502);
+  EXPECT_EQ(second.status, 0);
+  EXPECT_EQ(third.status, 502);
   EXPECT_EQ(active(), 0u);
 }
 

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -66,8 +67,13 @@ class TestExchange final : public http::Exchange {
   void respond(const http::ResponseHead& response, std::string_view text) override {
     take(response);
     body = text;
-    close(http::Outcome::kComplete);
-    closed = true;
+    if (on_respond) {
+      on_respond();
+    }
+    if (!lingers) {
+      close(http::Outcome::kComplete);
+      closed = true;
+    }
   }
   void start(const http::ResponseHead& response) override { take(response); }
   void pump() override {
@@ -102,6 +108,8 @@ class TestExchange final : public http::Exchange {
   std::string body;
   std::size_t window = SIZE_MAX;
   bool closed = false;
+  bool lingers = false;  // respond() does not close: the client is slow to take the answer
+  std::function<void()> on_respond;
   int resumed = 0;
   int discarded = 0;
 
