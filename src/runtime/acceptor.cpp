@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <limits>
 #include <string_view>
 #include <utility>
 
@@ -201,8 +202,11 @@ void Acceptor::place(base::Fd socket) {
 
 bool Acceptor::hand_over(int socket) {
   // Fewer than ours without this one is at least two fewer than ours with it.
+  // One that cannot answer yet, or never will, keeps nothing that another could answer.
+  const bool ready = segment_.state(config_.slot) == shared::WorkerState::kReady;
   const std::uint64_t own =
-      segment_.row(config_.slot).gauges.connections.load(std::memory_order_relaxed);
+      ready ? segment_.row(config_.slot).gauges.connections.load(std::memory_order_relaxed)
+            : std::numeric_limits<std::uint64_t>::max();
   if (own == 0 || outbox_.size() < 2) {
     return false;
   }

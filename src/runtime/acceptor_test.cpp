@@ -203,6 +203,30 @@ TEST(Acceptor, AWorkerThatIsNotReadyGetsNothing) {
   EXPECT_EQ(awake.sockets.size(), 8u);
 }
 
+// A worker that died and comes back, while its component is compiled or cannot be.
+TEST(Acceptor, AWorkerThatIsNotReadyKeepsNothingThatAnotherCouldAnswer) {
+  auto segment = shared::Segment::create(2).value();
+  auto boxes = inboxes(2);
+  const Listening listening = listen_on_loopback();
+  Worker starting(segment, 0, duplicate(listening.fd), boxes);
+  Worker ready(segment, 1, duplicate(listening.fd), boxes);
+  ready.turn();
+  segment.set_state(0, shared::WorkerState::kStarting);
+  std::vector<base::Fd> clients;
+  for (int i = 0; i < 3; ++i) {
+    clients.push_back(connect_to(listening));
+  }
+  starting.turn(1s);
+  ready.turn(1s);
+  EXPECT_EQ(starting.sockets.size(), 0u);
+  EXPECT_EQ(ready.sockets.size(), 3u);
+  // But alone it keeps them until it is.
+  segment.set_state(1, shared::WorkerState::kGone);
+  const base::Fd late = connect_to(listening);
+  starting.turn(1s);
+  EXPECT_EQ(starting.sockets.size(), 1u);
+}
+
 TEST(Acceptor, AFullInboxMeansThatTheConnectionIsKept) {
   auto segment = shared::Segment::create(2).value();
   auto boxes = inboxes(2);

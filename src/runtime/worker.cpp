@@ -94,7 +94,11 @@ class Worker final : public http::ConnectionObserver, public AcceptorEvents, pub
 
   base::Result<void> start();
   void report_fatal(const base::Error& error);
-  void run() { loop_->run(); }
+  // Its exit code.
+  int run() {
+    loop_->run();
+    return exit_code_;
+  }
 
   // http::ConnectionObserver
   void on_connections(std::size_t open) override { segment_.set_connections(slot_, open); }
@@ -143,6 +147,7 @@ class Worker final : public http::ConnectionObserver, public AcceptorEvents, pub
   std::optional<Acceptor> acceptor_;
   net::Timer drain_timer_;
   bool draining_ = false;
+  int exit_code_ = 0;
 };
 
 Worker::Worker(shared::WorkerBoot boot, config::Settings settings, shared::Segment segment,
@@ -314,6 +319,9 @@ void Worker::on_artefact(const base::Result<void>& outcome) {
   service_->component_failed();
   pool_->component_failed();
   report_fatal(outcome.error());
+  // One that stayed would accept its share of connections, for nothing but 502, beside others that serve.
+  exit_code_ = 1;
+  loop_->stop();
 }
 
 void Worker::drain(base::Time deadline) {
@@ -354,8 +362,7 @@ int run_worker(shared::WorkerBoot boot) {
     worker.report_fatal(started.error());
     return 1;
   }
-  worker.run();
-  return 0;
+  return worker.run();
 }
 
 }  // namespace mik::runtime
