@@ -12,6 +12,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <utility>
 #include <vector>
 
@@ -106,6 +107,16 @@ Result<void> write_all(int fd, std::string_view bytes, const std::string& path) 
   return {};
 }
 
+// Of writers that were killed: tens of megabytes each.
+void remove_leftovers(const std::string& folder, std::string_view prefix) {
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, ignored)) {
+    if (std::string_view(entry.path().filename().native()).starts_with(prefix)) {
+      ::unlink(entry.path().c_str());
+    }
+  }
+}
+
 using SecretKey = std::array<std::uint8_t, 32>;
 
 Result<SecretKey> read_key(const std::string& path) {
@@ -133,8 +144,13 @@ Result<SecretKey> make_key(const std::string& path) {
   if (::getrandom(key.data(), key.size(), 0) != static_cast<ssize_t>(key.size())) {
     return Error::from_errno("getrandom", errno);
   }
-  const std::string temporary = fmt::format("{}.{}", path, ::getpid());
-  Fd fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600));
+  // Random and exclusive: containers that share the folder have processes of the same number.
+  std::uint64_t suffix = 0;
+  if (::getrandom(&suffix, sizeof suffix, 0) != static_cast<ssize_t>(sizeof suffix)) {
+    return Error::from_errno("getrandom", errno);
+  }
+  const std::string temporary = fmt::format("{}.{:016x}", path, suffix);
+  Fd fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!fd.valid()) {
     return Error::from_errno(fmt::format("cannot make {}", temporary), errno);
   }
@@ -260,9 +276,10 @@ ArtefactStore::Writer::~Writer() {
 Result<ArtefactStore::Writer> ArtefactStore::create(const Name& name) const {
   auto state = std::make_unique<Writer::State>(key_, name.hex);
   state->path = path_of(name);
+  remove_leftovers(folder_, name.hex + ".aot.");
   state->temporary = fmt::format("{}.{}", state->path, ::getpid());
   state->fd.reset(::open(state->temporary.c_str(),
-                         O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600));
+                         O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!state->fd.valid()) {
     return Error::from_errno(fmt::format("cannot make {}", state->temporary), errno);
   }

@@ -48,6 +48,7 @@ class ArtefactStore {
     explicit Writer(std::unique_ptr<State> state);
     std::unique_ptr<State> state_;
   };
+  // The caller holds lock(name): what other writers of it have left is removed.
   base::Result<Writer> create(const Name& name) const;
 
   // Held while an artefact is made, so that two servers that share the folder compile it once. Blocks.

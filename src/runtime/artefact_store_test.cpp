@@ -40,6 +40,17 @@ class ArtefactStoreTest : public ::testing::Test {
   std::array<std::uint8_t, 32> engine_key_{1, 2, 3};
 };
 
+TEST_F(ArtefactStoreTest, WhatKilledWritersLeftIsRemovedByTheNext) {
+  const std::string left = open().path_of(name()) + ".4000000";
+  const std::string other = open().path_of(name("other")) + ".4000000";
+  std::ofstream(left) << "half";
+  std::ofstream(other) << "half";
+  write("native code");
+  EXPECT_FALSE(fs::exists(left));
+  EXPECT_TRUE(fs::exists(other)) << "its lock is not held";
+  EXPECT_TRUE(open().open_verified(name()).has_value());
+}
+
 TEST_F(ArtefactStoreTest, GivesBackWhatWasWritten) {
   EXPECT_EQ(failure(), base::ErrorCode::kNotFound);
   write("native code");

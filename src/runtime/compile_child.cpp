@@ -22,6 +22,8 @@ namespace {
 // Guests at once in one worker: the pool reserves 4 GiB of address space for each, and a guard page for its stack.
 // Requests beyond it wait in the scheduler.
 constexpr std::uint32_t kInstancesMax = 1000;
+// A file is read whole. WebAssembly's own limit for a module is the same.
+constexpr std::uint64_t kComponentBytesMax = 1ull << 30;
 
 base::Result<std::string> compile(const std::string& component, const config::Settings& settings) {
   MIK_TRY_ASSIGN(const std::string wasm, read_component(component));
@@ -35,11 +37,12 @@ base::Result<std::string> compile(const std::string& component, const config::Se
   }
   MIK_TRY_ASSIGN(ArtefactStore::Writer writer, store.create(name));
   base::Result<void> written;
-  MIK_TRY(engine.compile(wasm, [&](std::string_view piece) {
+  const base::Result<void> compiled = engine.compile(wasm, [&](std::string_view piece) {
     written = writer.append(piece);
     return written.has_value();
-  }));
-  MIK_TRY(std::move(written));
+  });
+  MIK_TRY(std::move(written));  // first: it says why the sink refused, a full disk above all
+  MIK_TRY(compiled);
   MIK_TRY(writer.commit());
   return store.path_of(name);
 }
@@ -65,6 +68,10 @@ base::Result<std::string> read_component(const std::string& path) {
   struct stat info{};
   if (!fd.valid() || ::fstat(fd.get(), &info) != 0) {
     return base::Error::from_errno(fmt::format("cannot open {}", path), errno);
+  }
+  if (static_cast<std::uint64_t>(info.st_size) > kComponentBytesMax) {
+    return base::Error(base::ErrorCode::kNotComponent,
+                       fmt::format("{} has {} bytes, more than any component", path, info.st_size));
   }
   std::string bytes(static_cast<std::size_t>(info.st_size), '\0');
   std::size_t got = 0;
