@@ -1,6 +1,6 @@
 #include "base/error.hpp"
 
-#include <system_error>
+#include <cstring>
 #include <utility>
 
 namespace mik::base {
@@ -19,7 +19,9 @@ std::string_view label(ErrorCode code) noexcept {
 Error Error::from_errno(std::string_view what, int errno_value) {
   std::string message(what);
   message += ": ";
-  message += std::generic_category().message(errno_value);
+  // Not std::generic_category(): this is said when descriptors and memory run out, too.
+  const char* description = ::strerrordesc_np(errno_value);
+  message += description != nullptr ? description : "unknown error";
   return Error(ErrorCode::kSystem, std::move(message));
 }
 
