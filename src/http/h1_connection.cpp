@@ -237,7 +237,11 @@ void H1Connection::close_now() {
     output_->clear();
   }
   give_back_buffers();
-  core_.remove(*this);
+  if (reset_) {
+    leave_with_reset();
+  } else {
+    core_.remove(*this);
+  }
 }
 
 void H1Connection::gone() {
@@ -270,12 +274,19 @@ void H1Connection::end_now(Outcome outcome) {
     output_->clear();
   }
   give_back_buffers();
-  leave();
+  if (reset_) {
+    leave_with_reset();
+  } else {
+    leave();
+  }
 }
 
 void H1Connection::finish_exchange(Outcome outcome) {
   ExchangeHandler* const handler = std::exchange(handler_, nullptr);
   --core_.exchanges;
+  // Where only the end of the connection tells the end, a reset has to tell the difference.
+  reset_ = outcome != Outcome::kComplete && framing_ == Framing::kUntilClose &&
+           answer_ == Answer::kStreaming;
   source_news_ = false;
   const bool goes_on = outcome == Outcome::kComplete && keep_alive_ && body_ != Body::kFailed;
   if (!goes_on) {

@@ -551,6 +551,20 @@ TEST_F(H1End, EndingAllResetsNoAnswer) {
   EXPECT_TRUE(has(ask_until_close(*streaming_client, ""), "part"));
 }
 
+// Where only the end of the connection tells the end, a FIN would say that the response is whole.
+TEST_F(H1End, WhateverCutsAResponseWithoutFramingResets) {
+  serve(quick());
+  auto client = streaming("GET / HTTP/1.0\r\n\r\n", "part");
+  server->close_all();
+  ask_until_close(*client, "");
+  EXPECT_TRUE(client->reset) << "the server's end";
+
+  client = streaming("POST / HTTP/1.0\r\nContent-Length: 9\r\n\r\nabc", "part");
+  ask_until_close(*client, "");
+  EXPECT_TRUE(client->reset) << "a body that stalls";
+  EXPECT_EQ(script.last().closed->outcome, Outcome::kTimeout);
+}
+
 TEST_F(H1End, DestroyingTheServerTellsTheHandlers) {
   script.record();
   auto client = connect();

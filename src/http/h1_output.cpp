@@ -103,12 +103,8 @@ void H1Connection::abort() {
 }
 
 // The response is not whole and the client must see it (RFC 9112 section 8): no last chunk, or less
-// than Content-Length. Where only the end of the connection tells the end, a reset has to tell the
-// difference.
-void H1Connection::cut() {
-  reset_ = framing_ == Framing::kUntilClose && answer_ == Answer::kStreaming;
-  finish_exchange(Outcome::kCut);
-}
+// than Content-Length, or a reset.
+void H1Connection::cut() { finish_exchange(Outcome::kCut); }
 
 // An answer of the connection itself: there is no request that a service could have seen.
 void H1Connection::fail(int status, std::string_view detail) {
