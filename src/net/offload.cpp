@@ -1,6 +1,7 @@
 #include "net/offload.hpp"
 
 #include <csignal>
+#include <system_error>
 #include <utility>
 
 namespace mik::net {
@@ -42,8 +43,9 @@ void block_signals() {
 
 }  // namespace
 
-void Offload::start_threads() {
-  threads_.emplace_back([&loop = loop_, shared = shared_] {
+// False: the system gives no thread (pthread_create(3), EAGAIN).
+bool Offload::start_thread() {
+  const auto serve = [&loop = loop_, shared = shared_] {
     block_signals();
     std::unique_lock lock(shared->mutex);
     while (true) {
@@ -61,7 +63,13 @@ void Offload::start_threads() {
       loop.post_from_any_thread(std::move(job.done));
       lock.lock();
     }
-  });
+  };
+  try {
+    threads_.emplace_back(serve);
+    return true;
+  } catch (const std::system_error&) {
+    return false;
+  }
 }
 
 bool Offload::submit(Task work, Task done) {
@@ -77,8 +85,11 @@ bool Offload::submit(Task work, Task done) {
     shared_->queue.push_back(std::move(job));
     more_threads = shared_->idle < shared_->queue.size() && threads_.size() < threads_max_;
   }
-  if (more_threads) {
-    start_threads();
+  if (more_threads && !start_thread() && threads_.empty()) {
+    // Nobody will ever take it.
+    const std::scoped_lock lock(shared_->mutex);
+    shared_->queue.pop_back();
+    return false;
   }
   shared_->ready.notify_one();
   return true;

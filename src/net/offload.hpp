@@ -26,7 +26,8 @@ class Offload {
   Offload(const Offload&) = delete;
   Offload& operator=(const Offload&) = delete;
 
-  // Runs `work` on a pool thread, then `done` on the loop thread. False: the queue is full and nothing will be called.
+  // Runs `work` on a pool thread, then `done` on the loop thread. False: the queue is full, or there is no thread and
+  // none to be had; nothing will be called.
   // Neither may throw. `done` may find that whoever asked is gone: give it a weak reference.
   [[nodiscard]] bool submit(Task work, Task done);
 
@@ -36,7 +37,7 @@ class Offload {
     Task done;
   };
   struct Shared;
-  void start_threads();
+  bool start_thread();
 
   Loop& loop_;
   std::size_t threads_max_;
