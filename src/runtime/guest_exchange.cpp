@@ -211,9 +211,8 @@ void GuestExchange::save(const http::RequestHead& head, std::string_view path_qu
 void GuestExchange::start_saved() {
   const std::unique_ptr<SavedHead> saved = std::move(saved_);
   run_clock(!body_open_);
-  start(saved->head, saved->path_query);
-  if (id_ == 0) {
-    return;
+  if (!start(saved->head, saved->path_query)) {
+    return;  // answered: this may be gone
   }
   if (!saved->body.empty()) {
     context_.guests->push_body(id_, saved->body);
@@ -230,7 +229,7 @@ void GuestExchange::start_saved() {
   }
 }
 
-void GuestExchange::start(const http::RequestHead& head, std::string_view path_query) {
+bool GuestExchange::start(const http::RequestHead& head, std::string_view path_query) {
   engine::Head guest_head;
   guest_head.bytes = head.bytes;
   guest_head.method = head.method;
@@ -246,10 +245,11 @@ void GuestExchange::start(const http::RequestHead& head, std::string_view path_q
     error_ = id.error().to_string();
     const bool client = id.error().code() == base::ErrorCode::kBadMessage;
     answer(client ? 400 : 500, client ? error_ : "internal error");
-    return;
+    return false;
   }
   id_ = *id;
   context_.scheduler->add(*this, id_);
+  return true;
 }
 
 void GuestExchange::run_clock(bool on) {

@@ -80,7 +80,8 @@ class GuestExchange final : public http::ExchangeHandler, public GuestTask {
   struct SavedHead;
 
   void reset();
-  void start(const http::RequestHead& head, std::string_view path_query);
+  // False: it answered, and may be destroyed.
+  bool start(const http::RequestHead& head, std::string_view path_query);
   void start_saved();
   void save(const http::RequestHead& head, std::string_view path_query);
   void send_head();
