@@ -53,13 +53,13 @@ constexpr auto kForbiddenTrailers = std::to_array<std::string_view>({
     "www-authenticate",
 });
 
-bool forbidden_trailer(std::string_view name) noexcept {
+}  // namespace
+
+bool is_forbidden_trailer(std::string_view name) noexcept {
   return std::ranges::any_of(kForbiddenTrailers, [name](std::string_view forbidden) {
     return equals_lower(name, forbidden);
   });
 }
-
-}  // namespace
 
 ChunkedDecoder::Step ChunkedDecoder::decode(std::string_view input, const Limits& limits) {
   std::size_t at = 0;
@@ -208,7 +208,7 @@ void ChunkedDecoder::collect_trailers() {
   Field field;
   std::string_view problem;
   while (scan::next_field<scan::Rules::kStrict>(at, end, field, problem) == scan::Line::kField) {
-    if (!forbidden_trailer(field.name)) {
+    if (!is_forbidden_trailer(field.name)) {
       trailers_.push_back(field);
     }
   }

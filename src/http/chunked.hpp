@@ -13,6 +13,10 @@
 
 namespace mik::http {
 
+// Whether RFC 9110 section 6.5.1 forbids a field in trailers: framing, routing, authentication,
+// content fields. Any case.
+bool is_forbidden_trailer(std::string_view name) noexcept;
+
 //   chunked-body = *chunk last-chunk trailer-section CRLF
 //   chunk        = chunk-size [ chunk-ext ] CRLF chunk-data CRLF
 //   last-chunk   = 1*"0" [ chunk-ext ] CRLF
@@ -43,8 +47,8 @@ class ChunkedDecoder {
   // consumes nothing.
   Step decode(std::string_view input, const Limits& limits);
 
-  // After kEnd, in order, without those that RFC 9110 section 6.5.1 forbids there (framing,
-  // routing, authentication, content fields). Valid until the decoder is reset or destroyed.
+  // After kEnd, in order, without those that are forbidden there. Valid until the decoder is reset
+  // or destroyed.
   std::span<const Field> trailers() const noexcept { return trailers_; }
 
   void reset();

@@ -203,6 +203,19 @@ TEST_F(H2Hostile, AFloodOfStreamsThatHaveToBeResetEndsTheConnection) {
   EXPECT_EQ(server->exchanges(), 0U);
 }
 
+// As behind a chunked body: a guest that merges trailers into the head must not be misled.
+TEST_F(H2Hostile, FieldsThatMustNotBeTrailersAreDropped) {
+  script.record();
+  auto client = connect();
+  client->send(preface() + request("POST", 1) + data(1, "abc") +
+               frame(1, kEndHeaders | kEndStream, 1,
+                     std::string("\x00\x0d", 2) + "authorization\x01y" +
+                         std::string("\x00\x05", 2) + "x-sum\x02" + "42"));
+  ASSERT_TRUE(until([&] { return !script.recorders.empty() && script.last().ends == 1; },
+                    {client.get()}));
+  EXPECT_EQ(script.last().trailers_in, "x-sum=42;");
+}
+
 // nghttp2 sends no head above 64 KiB by itself: then the stream has to end, not to wait.
 TEST_F(H2Hostile, AHeadOfAnyLengthIsSentOrTheStreamEnds) {
   const std::string large(100'000, 'v');

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/assert.hpp"
+#include "http/chunked.hpp"
 #include "http/h2_connection.hpp"
 #include "http/request_parser.hpp"
 #include "http/response_writer.hpp"
@@ -92,7 +93,7 @@ void H2Stream::take_field(std::string_view name, std::string_view value) {
 
 void H2Stream::take_trailer(std::string_view name, std::string_view value) {
   const Limits& limits = connection_->core().limits;
-  if (trailers_in_.size() < limits.fields_max &&
+  if (!is_forbidden_trailer(name) && trailers_in_.size() < limits.fields_max &&
       trailers_in_.bytes().size() + name.size() + value.size() <= limits.head_bytes_max) {
     trailers_in_.add(name, value);
   }
