@@ -187,14 +187,14 @@ H2Connection::H2Connection(ServerCore& core, base::Fd socket)
   }};
   nghttp2_submit_settings(session_.get(), NGHTTP2_FLAG_NONE, settings.data(), settings.size());
   nghttp2_session_set_local_window_size(session_.get(), NGHTTP2_FLAG_NONE, 0, kConnectionWindow);
-  if (core_.draining) {
-    on_drain();
-  }
 }
 
 H2Connection::~H2Connection() = default;
 
 void H2Connection::begin(std::string_view bytes) {
+  if (core_.draining) {
+    on_drain();
+  }
   busy_ = true;
   feed(bytes);
   busy_ = false;
