@@ -3,6 +3,8 @@
 #include <array>
 #include <atomic>
 #include <condition_variable>
+#include <filesystem>
+#include <iterator>
 #include <mutex>
 
 #include "http/client_connector.hpp"
@@ -159,6 +161,36 @@ TEST_F(ClientConnectTest, NextAddressIsTriedWhileOneIsSilent) {
   EXPECT_GE(base::Clock::now() - begun, milliseconds(50));
   EXPECT_LT(base::Clock::now() - begun, milliseconds(900));  // before the first SYN is sent again
   EXPECT_EQ(client().counters().opened, 1U);
+}
+
+// Who writes the name's records must not decide how many descriptors this process has left.
+TEST_F(ClientConnectTest, SilentAddressesDoNotPileUpSockets) {
+  addresses_.assign(60, "127.0.0.2");
+  addresses_.emplace_back("127.0.0.1");
+  options_.attempt_stagger = milliseconds(1);
+  TestUpstream upstream(*loop_, "127.0.0.1", [](auto& peer) { answer_each(peer, kOk); });
+  auto address = *net::parse_socket_address("127.0.0.2:" + std::to_string(upstream.port()));
+  const base::Fd hole = std::move(*net::listen_tcp(address, 0));
+  std::array<base::Fd, 4> fillers;
+  for (base::Fd& filler : fillers) {
+    filler = base::Fd(::socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+    ::connect(filler.get(), address.get(), address.length);
+  }
+  const auto open_files = [] {
+    const std::filesystem::directory_iterator all("/proc/self/fd");
+    return std::distance(begin(all), end(all));
+  };
+  static_cast<void>(client());
+  const auto before = open_files();
+  auto most = before;
+  TestHandler handler;
+  get(svc(upstream.port()), handler);
+  ASSERT_TRUE(turn_until([&] {
+    most = std::max(most, open_files());
+    return handler.over();
+  }));
+  EXPECT_EQ(handler.error.value_or(ClientError::kNone), ClientError::kNone) << handler.detail;
+  EXPECT_LT(most - before, 30);
 }
 
 TEST_F(ClientConnectTest, OneProhibitedAddressDoesNotSpoilTheOthers) {

@@ -15,6 +15,9 @@ namespace mik::http {
 
 namespace {
 
+// Attempts at a time. With the usual stagger each has 4 s before it must go.
+constexpr std::size_t kAttemptsMax = 16;
+
 // How much an errno tells: a refusal comes from the host itself, a missing route from this machine.
 int weight(int errno_value) noexcept {
   switch (errno_value) {
@@ -133,6 +136,9 @@ void Connector::cancel() {
 
 void Connector::try_next() {
   while (next_ < addresses_.size()) {
+    if (attempts_.size() == kAttemptsMax) {
+      give_up_oldest();
+    }
     const net::SocketAddress& address = addresses_[next_++];
     auto attempt = std::make_unique<Attempt>(*this);
     bool connected = false;
@@ -152,6 +158,14 @@ void Connector::try_next() {
     return;
   }
   fail_if_over();
+}
+
+// Who writes the name's records must not decide how many descriptors are left.
+void Connector::give_up_oldest() {
+  attempts_.front()->give_up(loop_).reset();
+  loop_.retire(std::move(attempts_.front()));
+  attempts_.erase(attempts_.begin());
+  note_failure(ETIMEDOUT);
 }
 
 void Connector::on_stagger() { try_next(); }

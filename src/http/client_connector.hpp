@@ -36,8 +36,9 @@ class Connector {
   Connector(const Connector&) = delete;
   Connector& operator=(const Connector&) = delete;
 
-  // Tries the addresses in order: the next one when `stagger` is over or an attempt has failed. One
-  // callback follows, before this returns at the earliest. At least one address.
+  // Tries the addresses in order: the next one when `stagger` is over or an attempt has failed; the
+  // oldest of sixteen attempts makes room. One callback follows, before this returns at the
+  // earliest. At least one address.
   void start(std::vector<net::SocketAddress> addresses, base::Duration stagger);
   // Closes all attempts; no callback follows.
   void cancel();
@@ -45,6 +46,7 @@ class Connector {
  private:
   class Attempt;
   void try_next();
+  void give_up_oldest();
   void on_stagger();
   void attempt_done(Attempt& attempt, int errno_value);
   void note_failure(int errno_value) noexcept;
