@@ -96,8 +96,8 @@ typedef struct mik_engine_options { /* zeroed means defaults; abi must be MIK_EN
   uint8_t on_demand;                 /* 1: no pool, allocate each instance (little address space) */
   uint8_t compile_only;              /* 1: for the compile child: no pool, no linker warm-up */
   uint8_t reserved_;
-  uint64_t keep_resident_bytes;      /* of each memory; default 64 MiB with the scan, 256 KiB without */
-  uint64_t table_keep_resident_bytes;/* default 8 MiB with the scan, 512 KiB without */
+  uint64_t keep_resident_bytes;      /* of each memory; default 8 MiB with the scan, 256 KiB without */
+  uint64_t table_keep_resident_bytes;/* default 1 MiB with the scan, 512 KiB without */
   uint64_t memory_reservation_bytes; /* address space per memory; default 4 GiB. Another value changes the artefacts. */
 } mik_engine_options;
 

@@ -50,11 +50,11 @@ fn pool(options: &EngineOptions, n: u32) -> PoolingAllocationConfig {
     let scan = options.pagemap_scan == 1;
     let keep = or_default(
         options.keep_resident_bytes,
-        if scan { 64 * MIB } else { MIB / 4 },
+        if scan { 8 * MIB } else { MIB / 4 },
     );
     let table_keep = or_default(
         options.table_keep_resident_bytes,
-        if scan { 8 * MIB } else { MIB / 2 },
+        if scan { MIB } else { MIB / 2 },
     );
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(n)

@@ -34,6 +34,10 @@ constexpr std::size_t kRegionsMax = 1024;
 // What lies between regions and is copied though nobody wrote it. A megabyte costs some 80 us, as 40 faults do.
 constexpr std::uint64_t kGapBytesMax = 8 << 20;
 
+// A memory that has more written pages than the engine keeps (max_pages) is a hoard, not a working set: of it only so
+// much stays, or a burst of greedy guests would leave its pages behind in every slot.
+constexpr std::uint64_t kHoardKeptBytes = 1 << 20;
+
 bool is_reset_scan(const ScanArgument& scan) noexcept {
   return (scan.category_mask & (kWritten | kPresent)) == (kWritten | kPresent) &&
          (scan.category_inverted & kPresent) == 0 && (scan.category_mask & kSwapped) == 0;
@@ -51,6 +55,17 @@ int __wrap_ioctl(int fd, unsigned long request, ...);  // NOLINT(bugprone-reserv
 
 namespace {
 
+// The first regions, of `bytes` together at most, the last one cut. There is at least one; `bytes` are whole pages.
+std::span<PageRegion> first_bytes(std::span<PageRegion> regions, std::uint64_t bytes) noexcept {
+  std::size_t count = 0;
+  while (count < regions.size() && bytes > 0) {
+    PageRegion& region = regions[count++];
+    region.end = std::min(region.end, region.start + bytes);
+    bytes -= region.end - region.start;
+  }
+  return regions.first(count);
+}
+
 // Wasmtime has room for 32 regions, and drops all memory behind the last that fits: a fault for each of its pages on the
 // next request. With more room, and neighbours told as one, it need not.
 int scan_with_room(int fd, ScanArgument& scan) {
@@ -66,6 +81,10 @@ int scan_with_room(int fd, ScanArgument& scan) {
     return found;
   }
   std::span<PageRegion> all(regions.data(), static_cast<std::size_t>(found));
+  if (scan.walk_end < scan.end && !all.empty() && all.size() < regions.size()) {
+    all = first_bytes(all, kHoardKeptBytes);
+    scan.walk_end = all.back().end;
+  }
   if (all.size() > asked_len) {
     const mik::engine::Merged merged = mik::engine::merge_regions(all, asked_len);
     if (!merged.complete) {

@@ -112,6 +112,28 @@ TEST(PagemapScan, MoreRegionsThanThereIsRoomForAreToldAsFewer) {
   EXPECT_GE(regions[static_cast<std::size_t>(count) - 1].end, scan.start + (kPages - 3) * kPage);
 }
 
+// The soak found it: greedy guests left 50 MiB in each slot that they had used.
+TEST(PagemapScan, OfAHoardLittleIsKept) {
+  if (!pagemap_scan_usable()) {
+    GTEST_SKIP() << "this kernel has no PAGEMAP_SCAN";
+  }
+  Scanned scanned(4096);
+  const base::Fd pagemap(::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
+  std::array<abi::PageRegion, 32> regions{};
+  abi::ScanArgument scan = scanned.argument();
+  scan.vec = reinterpret_cast<std::uint64_t>(regions.data());
+  scan.vec_len = regions.size();
+  scan.max_pages = 2048;
+  const int count = ::ioctl(pagemap.get(), abi::kPagemapScan, &scan);
+  ASSERT_GE(count, 0);
+  std::uint64_t kept = 0;
+  for (int i = 0; i < count; ++i) {
+    kept += regions[static_cast<std::size_t>(i)].end - regions[static_cast<std::size_t>(i)].start;
+  }
+  EXPECT_LE(kept, 1u << 20);
+  EXPECT_EQ(scan.walk_end, scan.start + kept);
+}
+
 TEST(MergeRegions, JoinsTheNearestFirst) {
   const auto at = [](std::uint64_t page, std::uint64_t pages) {
     return abi::PageRegion{page * kPage, (page + pages) * kPage, 0};
