@@ -1,4 +1,7 @@
 // The binary: commands for people, and the hidden entries by which a supervisor starts its children.
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <csignal>
 #include <cstdio>
 #include <exception>
@@ -20,13 +23,14 @@ using mik::base::ErrorCode;
 
 // `error: what`, then `cause:` lines, then `help: what to do`. 1 failed, 2 wrong usage.
 int report(const Error& error) {
-  fmt::print(stderr, "error: {}\n", error.message());
+  std::string text = fmt::format("error: {}\n", error.message());
   for (const std::string& cause : error.causes()) {
-    fmt::print(stderr, "cause: {}\n", cause);
+    text += fmt::format("cause: {}\n", cause);
   }
   if (!error.help().empty()) {
-    fmt::print(stderr, "help: {}\n", error.help());
+    text += fmt::format("help: {}\n", error.help());
   }
+  std::fputs(text.c_str(), stderr);  // fmt::print would throw when nobody takes it
   return error.code() == ErrorCode::kUsage ? 2 : 1;
 }
 
@@ -56,7 +60,17 @@ int command(int argc, char** argv) {
   return outcome.has_value() ? 0 : report(outcome.error());
 }
 
+// Some launchers close them. What was opened next would be standard output then: a log line would go to a client.
+void open_standard_streams() noexcept {
+  for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    if (::fcntl(fd, F_GETFD) < 0) {
+      [[maybe_unused]] const int opened = ::open("/dev/null", O_RDWR);  // the lowest that is free: fd
+    }
+  }
+}
+
 int enter(int argc, char** argv) {
+  open_standard_streams();
   std::signal(SIGPIPE, SIG_IGN);
   if (mik::shared::is_worker(argc, argv)) {
     auto boot = mik::shared::enter_worker(argc, argv);

@@ -10,7 +10,7 @@ import threading
 import time
 from pathlib import Path
 
-from harness import (HELLO, LAB, Case, Connection, Cut, Load, Server, alive, binary, encode, environment, main,
+from harness import (HELLO, LAB, Case, Connection, Cut, Load, Server, alive, binary, encode, environment, free_port, main,
                      read_proc, run_command, shared_home, temporary_folder, wait_until)
 
 
@@ -462,6 +462,53 @@ class AddressSpaceTest(Case):
                 finally:
                     process.kill()
                     process.communicate(timeout=10)
+
+
+class OddParentTest(Case):
+    """What a launcher or a log collector does to us."""
+
+    def start(self, port, **more):
+        process = subprocess.Popen([binary(), "run", "--port", str(port), "--workers", "1", HELLO],
+                                   env=environment(shared_home()), **more)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+
+        def answers():
+            try:
+                with Connection(("127.0.0.1", port)) as connection:
+                    return connection.ask("GET", "/").status == 200
+            except OSError:
+                return False
+        wait_until(answers, 30, "the first answer")
+        return process
+
+    def test_without_standard_streams(self):
+        process = self.start(free_port(), preexec_fn=lambda: os.closerange(0, 3))
+        for fd in range(3):
+            self.assertEqual(os.readlink(f"/proc/{process.pid}/fd/{fd}"), "/dev/null")
+        process.send_signal(signal.SIGTERM)
+        self.assertEqual(process.wait(10), 0)
+
+    def test_an_error_that_nobody_takes(self):
+        with open("/dev/full", "w") as full:
+            result = subprocess.run([binary(), "run", "/nonexistent"], stderr=full, env=environment(shared_home()))
+        self.assertEqual(result.returncode, 1)
+
+    def test_nobody_reads_the_log(self):
+        reading, writing = os.pipe()
+        self.addCleanup(os.close, reading)
+        process = self.start(free_port(), stdout=writing)
+        os.close(writing)
+        filling = os.open(f"/proc/self/fd/{reading}", os.O_WRONLY | os.O_NONBLOCK)
+        try:
+            while True:
+                os.write(filling, b"x" * 4096)
+        except BlockingIOError:
+            pass
+        finally:
+            os.close(filling)
+        process.send_signal(signal.SIGTERM)
+        self.assertEqual(process.wait(15), 0)
 
 
 if __name__ == "__main__":
