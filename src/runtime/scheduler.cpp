@@ -94,6 +94,7 @@ void Scheduler::run(GuestTask& task, From from) {
   const engine::Events events = guests_.run(task.id_, now_, kSlice);
   now_ = base::Clock::now();
   task.computed_ += now_ - start;
+  task.ran_at_ = now_;
   const base::Duration ran = now_ - start;
   if (events.done()) {
     task.over_ = true;
@@ -127,14 +128,25 @@ void Scheduler::requeue(GuestTask& task, base::Duration ran, From from) {
 
 void Scheduler::take_woken(base::Time now) {
   std::array<engine::Guests::Woken, kBatch> woken;
-  const std::size_t count = guests_.take_woken(now, woken);
-  for (std::size_t i = 0; i < count; ++i) {
-    auto& task = *reinterpret_cast<GuestTask*>(woken[i].user);
-    // In a queue it is about to run in any case; over, it has nothing to say.
-    if (task.queue_ == nullptr && !task.over_) {
-      woken_.push_back(task);
+  std::size_t count = 0;
+  do {  // all: a turn that leaves some behind might be followed by a sleep
+    count = guests_.take_woken(now, woken);
+    for (std::size_t i = 0; i < count; ++i) {
+      auto& task = *reinterpret_cast<GuestTask*>(woken[i].user);
+      // In a queue it is about to run in any case; over, it has nothing to say.
+      if (task.queue_ == nullptr && !task.over_) {
+        enqueue_woken(task);
+      }
     }
+  } while (count == woken.size());
+}
+
+void Scheduler::enqueue_woken(GuestTask& task) {
+  if (now_ - task.ran_at_ >= kRest) {
+    task.computed_ = {};
   }
+  // Who waits only to be woken at once computes as well as one that yields.
+  (task.computed_ < kYoungMax ? woken_ : old_).push_back(task);
 }
 
 GuestTask* Scheduler::next_computing() {
@@ -168,8 +180,12 @@ bool Scheduler::on_turn(base::Time now) {
   for (bool first = true; may_start() && (first || !out_of_time()); first = false) {
     run(*fresh_.pop_front(), From::kWaiting);
   }
-  if (GuestTask* task = next_computing(); task != nullptr) {
-    run(*task, From::kComputing);
+  // One slice: of one guest that computes, or of many that only pass data on.
+  const base::Time computing_start = now_;
+  for (std::size_t left = computing(); left > 0 && now_ - computing_start < kSlice; --left) {
+    if (GuestTask* task = next_computing(); task != nullptr) {
+      run(*task, From::kComputing);
+    }
   }
   hand_out_outbound();
   take_woken(now_);

@@ -6,7 +6,7 @@
 //   fresh    not started yet: in order of arrival, as long as few started ones still compute and the pool has room
 //   young    used up their slice: run to their end in order, one slice a turn. Interleaving them would cost more: each
 //            switch throws a heavy guest's memory out of the caches (20 to 40 % with JavaScript)
-//   old      have computed for kYoungMax: round robin, at least one turn in four
+//   old      have computed for kYoungMax without a rest: round robin, at least one turn in four
 // So a guest that computes for ever delays another by a slice and never keeps one from starting, and short requests pass
 // long ones.
 #pragma once
@@ -39,6 +39,7 @@ class GuestTask {
   engine::RequestId id_ = 0;
   base::Duration computed_{};  // since it was started, as the scheduler saw it
   base::Duration quantum_{};   // since its turn among the old began
+  base::Time ran_at_;          // when its last slice ended
   bool has_instance_ = false;
   bool over_ = false;  // DONE was said; bytes may still be queued
   class TaskQueue* queue_ = nullptr;
@@ -75,6 +76,8 @@ class Scheduler final : public net::TurnHook {
   // A guest looks at its slice at ticks, one a millisecond: it runs for 0.5 to 1.5 ms.
   static constexpr base::Duration kSlice = std::chrono::microseconds(500);
   static constexpr base::Duration kYoungMax = std::chrono::milliseconds(5);
+  // Who has waited so long is young again: a stream that says something now and then.
+  static constexpr base::Duration kRest = std::chrono::milliseconds(10);
   static constexpr base::Duration kQuantum = std::chrono::milliseconds(10);
   // Young guests at once; further ones wait unstarted.
   static constexpr std::size_t kStartedMax = 2;
@@ -107,6 +110,7 @@ class Scheduler final : public net::TurnHook {
   }
   bool out_of_time() const noexcept { return now_ - turn_start_ >= kTurnMax; }
   void take_woken(base::Time now);
+  void enqueue_woken(GuestTask& task);
   void hand_out_outbound();
 
   engine::Guests& guests_;
