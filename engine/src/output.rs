@@ -43,6 +43,10 @@ impl Output {
 
     fn write(&mut self, stream: i32, mut bytes: &[u8]) {
         while !bytes.is_empty() {
+            if self.kept >= self.max && self.partial[stream as usize - 1].bytes.is_empty() {
+                // Not line by line: 64 MiB of newlines in one call would hold the loop for most of a second.
+                return self.drop_all(stream, bytes);
+            }
             let newline = bytes.iter().position(|b| *b == b'\n');
             let part = &bytes[..newline.unwrap_or(bytes.len())];
             self.add(stream, part);
@@ -64,6 +68,14 @@ impl Output {
             if !std::mem::replace(&mut line.cut, true) {
                 self.cut_lines += 1;
             }
+        }
+    }
+
+    fn drop_all(&mut self, stream: i32, bytes: &[u8]) {
+        self.dropped += bytes.len() as u64;
+        let open = bytes.last() != Some(&b'\n');
+        if !std::mem::replace(&mut self.partial[stream as usize - 1].cut, open) {
+            self.cut_lines += 1;
         }
     }
 
@@ -175,6 +187,25 @@ mod tests {
             (0, "14 bytes of output were left out (1 lines cut)".into())
         );
         assert_eq!(got.len(), 3);
+    }
+
+    #[test]
+    fn what_is_over_the_limit_is_counted_as_a_whole() {
+        let mut o = Output::default();
+        o.reset(10);
+        o.write(1, b"12345678");
+        o.write(1, b"9\n");
+        o.write(1, &[b'\n'; 1000]);
+        o.write(2, b"half of a");
+        o.write(2, b" line\n");
+        o.finish();
+        assert_eq!(
+            lines(&mut o),
+            [
+                (1, "123456789".into()),
+                (0, "1015 bytes of output were left out (2 lines cut)".into())
+            ]
+        );
     }
 
     #[test]
