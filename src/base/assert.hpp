@@ -10,9 +10,9 @@ namespace mik::base {
 }  // namespace mik::base
 
 // Always on, in release too.
-#define MIK_ASSERT(expression)                                              \
-  do {                                                                      \
-    if (!(expression)) [[unlikely]] {                                       \
-      ::mik::base::assert_failed(#expression, __FILE__, __LINE__);          \
-    }                                                                       \
+#define MIK_ASSERT(expression)                                     \
+  do {                                                             \
+    if (!(expression)) [[unlikely]] {                              \
+      ::mik::base::assert_failed(#expression, __FILE__, __LINE__); \
+    }                                                              \
   } while (false)

@@ -17,8 +17,12 @@ class [[nodiscard]] Result {
  public:
   using value_type = T;
 
-  Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}      // NOLINT(google-explicit-constructor): as std::expected
-  Result(Error error) : state_(std::in_place_index<1>, std::move(error)) {}  // NOLINT(google-explicit-constructor): as std::unexpected
+  Result(T value)
+      : state_(std::in_place_index<0>, std::move(value)) {
+  }  // NOLINT(google-explicit-constructor): as std::expected
+  Result(Error error)
+      : state_(std::in_place_index<1>, std::move(error)) {
+  }  // NOLINT(google-explicit-constructor): as std::unexpected
 
   bool has_value() const noexcept { return state_.index() == 0; }
   explicit operator bool() const noexcept { return has_value(); }
@@ -66,7 +70,8 @@ class [[nodiscard]] Result<void> {
   using value_type = void;
 
   Result() = default;
-  Result(Error error) : error_(std::move(error)) {}  // NOLINT(google-explicit-constructor): as std::unexpected
+  Result(Error error)
+      : error_(std::move(error)) {}  // NOLINT(google-explicit-constructor): as std::unexpected
 
   bool has_value() const noexcept { return !error_.has_value(); }
   explicit operator bool() const noexcept { return has_value(); }
@@ -86,12 +91,12 @@ class [[nodiscard]] Result<void> {
 }  // namespace mik::base
 
 // Returns the error of an expression of type Result<T> from the enclosing function.
-#define MIK_TRY(expression)                    \
-  do {                                         \
-    auto mik_try_result = (expression);        \
-    if (!mik_try_result.has_value()) {         \
+#define MIK_TRY(expression)                     \
+  do {                                          \
+    auto mik_try_result = (expression);         \
+    if (!mik_try_result.has_value()) {          \
       return std::move(mik_try_result).error(); \
-    }                                          \
+    }                                           \
   } while (false)
 
 #define MIK_CONCAT_INNER(a, b) a##b

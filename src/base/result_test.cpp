@@ -51,7 +51,9 @@ TEST(Error, KeepsCausesInOrder) {
   EXPECT_EQ(label(e.code()), "system");
 }
 
-TEST(ResultDeathTest, ValueOfAnErrorIsABug) { EXPECT_DEATH(static_cast<void>(half(1).value()), "bug"); }
+TEST(ResultDeathTest, ValueOfAnErrorIsABug) {
+  EXPECT_DEATH(static_cast<void>(half(1).value()), "bug");
+}
 
 }  // namespace
 }  // namespace mik::base

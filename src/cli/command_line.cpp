@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <numeric>
 
-#include <CLI/CLI.hpp>
 #include <fmt/format.h>
+#include <CLI/CLI.hpp>
 
 namespace mik::cli {
 
@@ -70,34 +70,47 @@ void add_run(CLI::App& app, RunArguments& run, Parsed& parsed) {
                       "Component file or glob; default: target/composed.wasm, then "
                       "target/wasm32-wasip2/{release,debug}/*.wasm");
   command->add_option("-p,--port", run.port, "Port (default: PORT, else 3000)");
-  CLI::Option* host = command->add_option("--host", run.host, "Address to bind (default: HOST, else 127.0.0.1)");
+  CLI::Option* host =
+      command->add_option("--host", run.host, "Address to bind (default: HOST, else 127.0.0.1)");
   command->add_flag("-l,--local", run.local, "Bind 127.0.0.1, whatever HOST says")->excludes(host);
-  command->add_option("-w,--workers", run.workers, "Worker processes (default, or 0: one per usable core)")
+  command
+      ->add_option("-w,--workers", run.workers,
+                   "Worker processes (default, or 0: one per usable core)")
       ->check(CLI::Range(0U, 256U));
-  command->add_option("--timeout", run.timeout_secs, "Seconds until a response must have begun (default 30)")
+  command
+      ->add_option("--timeout", run.timeout_secs,
+                   "Seconds until a response must have begun (default 30)")
       ->check(CLI::Range(1U, 300U));
-  command->add_option("--memory-limit", run.memory_limit_bytes,
-                      "Bytes of memory for each request (default 134217728)")
+  command
+      ->add_option("--memory-limit", run.memory_limit_bytes,
+                   "Bytes of memory for each request (default 134217728)")
       ->check(CLI::Range(std::uint64_t{1} << 20, std::uint64_t{1} << 32));
-  command->add_option("--allow-host", run.allow_hosts,
-                      "Host that the component may call: example.com, *.example.com, 127.0.0.1:9001, * (repeatable)")
+  command
+      ->add_option("--allow-host", run.allow_hosts,
+                   "Host that the component may call: example.com, *.example.com, 127.0.0.1:9001, "
+                   "* (repeatable)")
       ->allow_extra_args(false);
   command->add_option("--env", parsed.env, "NAME=VALUE for the component (repeatable)")
       ->allow_extra_args(false);
-  command->add_option("--reuse", run.reuse, "Requests per instance (default 1: a fresh one for each)")
+  command
+      ->add_option("--reuse", run.reuse, "Requests per instance (default 1: a fresh one for each)")
       ->check(CLI::Range(1U, 1'000'000U));
 }
 
 void add_health(CLI::App& app, HealthArguments& health) {
-  CLI::App* command = app.add_subcommand("health", "Ask a running server how it is: exit code 0 or 1");
+  CLI::App* command =
+      app.add_subcommand("health", "Ask a running server how it is: exit code 0 or 1");
   CLI::Option* url = command->add_option("--url", health.url, "http://host:port to ask");
-  command->add_option("--port", health.port, "Port on 127.0.0.1 (default: PORT, else 3000)")->excludes(url);
-  command->add_flag("--ready", health.ready, "Whether it takes requests, not only whether it lives");
+  command->add_option("--port", health.port, "Port on 127.0.0.1 (default: PORT, else 3000)")
+      ->excludes(url);
+  command->add_flag("--ready", health.ready,
+                    "Whether it takes requests, not only whether it lives");
 }
 
 }  // namespace
 
-std::optional<std::string> did_you_mean(std::string_view word, const std::vector<std::string>& candidates) {
+std::optional<std::string> did_you_mean(std::string_view word,
+                                        const std::vector<std::string>& candidates) {
   std::optional<std::string> best;
   std::size_t best_distance = std::max<std::size_t>(2, word.size() / 3) + 1;
   for (const std::string& candidate : candidates) {
@@ -132,7 +145,8 @@ base::Result<CommandLine> parse_command_line(int argc, const char* const* argv) 
   for (const std::string& pair : parsed.env) {
     const std::size_t equals = pair.find('=');
     if (equals == 0 || equals == std::string::npos) {
-      return base::Error(base::ErrorCode::kUsage, fmt::format("--env '{}' has no name or no '='", pair))
+      return base::Error(base::ErrorCode::kUsage,
+                         fmt::format("--env '{}' has no name or no '='", pair))
           .with_help("write it as --env NAME=VALUE");
     }
     line.run.env.emplace_back(pair.substr(0, equals), pair.substr(equals + 1));
@@ -144,7 +158,8 @@ base::Result<CommandLine> parse_command_line(int argc, const char* const* argv) 
   } else if (app.got_subcommand("health")) {
     line.command = CommandLine::Command::kHealth;
   } else {
-    return base::Error(base::ErrorCode::kUsage, "a command is needed").with_help("'mik --help' lists them");
+    return base::Error(base::ErrorCode::kUsage, "a command is needed")
+        .with_help("'mik --help' lists them");
   }
   return line;
 }

@@ -44,6 +44,7 @@ struct CommandLine {
 base::Result<CommandLine> parse_command_line(int argc, const char* const* argv);
 
 // The candidate with the smallest edit distance to `word`, if it is near enough to be meant.
-std::optional<std::string> did_you_mean(std::string_view word, const std::vector<std::string>& candidates);
+std::optional<std::string> did_you_mean(std::string_view word,
+                                        const std::vector<std::string>& candidates);
 
 }  // namespace mik::cli

@@ -11,10 +11,12 @@ base::Result<CommandLine> parse(std::vector<const char*> words) {
 }
 
 TEST(CommandLine, ReadsEveryOptionOfRun) {
-  const CommandLine line = parse({"run", "--port", "8080", "--host", "::1", "-w", "2", "--timeout", "5", "--memory-limit",
-                                  "2097152", "--allow-host", "a.example", "--allow-host", "*", "--env", "A=1=2", "--env",
-                                  "B=", "--reuse", "7", "app.wasm"})
-                               .value();
+  const CommandLine line =
+      parse({"run",       "--port",       "8080", "--host",         "::1",     "-w",
+             "2",         "--timeout",    "5",    "--memory-limit", "2097152", "--allow-host",
+             "a.example", "--allow-host", "*",    "--env",          "A=1=2",   "--env",
+             "B=",        "--reuse",      "7",    "app.wasm"})
+          .value();
   EXPECT_EQ(line.command, CommandLine::Command::kRun);
   EXPECT_EQ(line.run.path, "app.wasm");
   EXPECT_EQ(line.run.port, 8080);
@@ -23,7 +25,8 @@ TEST(CommandLine, ReadsEveryOptionOfRun) {
   EXPECT_EQ(line.run.timeout_secs, 5u);
   EXPECT_EQ(line.run.memory_limit_bytes, 2097152u);
   EXPECT_EQ(line.run.allow_hosts, (std::vector<std::string>{"a.example", "*"}));
-  EXPECT_EQ(line.run.env, (std::vector<std::pair<std::string, std::string>>{{"A", "1=2"}, {"B", ""}}));
+  EXPECT_EQ(line.run.env,
+            (std::vector<std::pair<std::string, std::string>>{{"A", "1=2"}, {"B", ""}}));
   EXPECT_EQ(line.run.reuse, 7u);
 }
 
@@ -47,21 +50,21 @@ TEST(CommandLine, UnknownOptionsAreErrorsWithASuggestion) {
 }
 
 TEST(CommandLine, RefusesBadValues) {
-  for (const std::vector<const char*>& words : std::vector<std::vector<const char*>>{
-           {"run", "--port", "70000"},
-           {"run", "--port", "x"},
-           {"run", "--timeout", "0"},
-           {"run", "--timeout", "301"},
-           {"run", "--memory-limit", "1000"},
-           {"run", "--memory-limit", "8589934592"},
-           {"run", "--env", "novalue"},
-           {"run", "--env", "=x"},
-           {"run", "--reuse", "0"},
-           {"run", "--workers", "1000"},
-           {"run", "--local", "--host", "0.0.0.0"},
-           {"run", "a.wasm", "b.wasm"},
-           {"run", "--port"},
-           {}}) {
+  for (const std::vector<const char*>& words :
+       std::vector<std::vector<const char*>>{{"run", "--port", "70000"},
+                                             {"run", "--port", "x"},
+                                             {"run", "--timeout", "0"},
+                                             {"run", "--timeout", "301"},
+                                             {"run", "--memory-limit", "1000"},
+                                             {"run", "--memory-limit", "8589934592"},
+                                             {"run", "--env", "novalue"},
+                                             {"run", "--env", "=x"},
+                                             {"run", "--reuse", "0"},
+                                             {"run", "--workers", "1000"},
+                                             {"run", "--local", "--host", "0.0.0.0"},
+                                             {"run", "a.wasm", "b.wasm"},
+                                             {"run", "--port"},
+                                             {}}) {
     const auto line = parse(words);
     ASSERT_FALSE(line.has_value()) << (words.empty() ? "" : words.back());
     EXPECT_EQ(line.error().code(), base::ErrorCode::kUsage);
@@ -72,8 +75,8 @@ TEST(CommandLine, RefusesBadValues) {
 TEST(CommandLine, HelpNamesTheOptions) {
   const CommandLine line = parse({"run", "--help"}).value();
   EXPECT_EQ(line.command, CommandLine::Command::kHelp);
-  for (const char* option : {"--port", "--host", "--local", "--workers", "--timeout", "--memory-limit", "--allow-host",
-                             "--env", "--reuse"}) {
+  for (const char* option : {"--port", "--host", "--local", "--workers", "--timeout",
+                             "--memory-limit", "--allow-host", "--env", "--reuse"}) {
     EXPECT_NE(line.help.find(option), std::string::npos) << option;
   }
 }

@@ -24,7 +24,8 @@ class ComponentPathTest : public ::testing::Test {
     fs::current_path(before_);
     fs::remove_all(folder_);
   }
-  void file(const std::string& path, std::string_view bytes = std::string_view("\0asm\x0d\0\1\0", 8)) {
+  void file(const std::string& path,
+            std::string_view bytes = std::string_view("\0asm\x0d\0\1\0", 8)) {
     fs::create_directories(fs::path(folder_ / path).parent_path());
     std::ofstream(folder_ / path, std::ios::binary) << bytes;
   }

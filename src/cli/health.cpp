@@ -4,9 +4,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <netdb.h>
 #include <array>
 #include <cerrno>
-#include <netdb.h>
 #include <string>
 
 #include <fmt/format.h>
@@ -34,29 +34,35 @@ base::Result<Target> target_of(const HealthArguments& arguments) {
   if (arguments.url.has_value()) {
     std::string_view rest = *arguments.url;
     if (!rest.starts_with("http://")) {
-      return Error(ErrorCode::kUsage, fmt::format("--url '{}' does not begin with http://", *arguments.url))
+      return Error(ErrorCode::kUsage,
+                   fmt::format("--url '{}' does not begin with http://", *arguments.url))
           .with_help("write it as http://127.0.0.1:3000");
     }
     rest = rest.substr(7);
     rest = rest.substr(0, rest.find('/'));
     const std::size_t colon = rest.rfind(':');
-    const bool has_port = colon != std::string_view::npos && rest.find(']', colon) == std::string_view::npos;
+    const bool has_port =
+        colon != std::string_view::npos && rest.find(']', colon) == std::string_view::npos;
     std::string_view host = has_port ? rest.substr(0, colon) : rest;
     if (host.size() > 2 && host.front() == '[' && host.back() == ']') {
       host = host.substr(1, host.size() - 2);
     }
     return Target{std::string(host), has_port ? std::string(rest.substr(colon + 1)) : "80"};
   }
-  MIK_TRY_ASSIGN(const std::optional<std::uint16_t> from_environment, port_of(process_environment()));
-  return Target{"127.0.0.1", fmt::format("{}", arguments.port.value_or(from_environment.value_or(3000)))};
+  MIK_TRY_ASSIGN(const std::optional<std::uint16_t> from_environment,
+                 port_of(process_environment()));
+  return Target{"127.0.0.1",
+                fmt::format("{}", arguments.port.value_or(from_environment.value_or(3000)))};
 }
 
 base::Result<base::Fd> connect_to(const Target& target) {
   addrinfo hints{};
   hints.ai_socktype = SOCK_STREAM;
   addrinfo* list = nullptr;
-  if (const int error = ::getaddrinfo(target.host.c_str(), target.port.c_str(), &hints, &list); error != 0) {
-    return Error(ErrorCode::kUsage, fmt::format("'{}' is no host: {}", target.host, ::gai_strerror(error)));
+  if (const int error = ::getaddrinfo(target.host.c_str(), target.port.c_str(), &hints, &list);
+      error != 0) {
+    return Error(ErrorCode::kUsage,
+                 fmt::format("'{}' is no host: {}", target.host, ::gai_strerror(error)));
   }
   base::Fd socket(::socket(list->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
   const timeval patience{5, 0};
@@ -72,7 +78,8 @@ base::Result<base::Fd> connect_to(const Target& target) {
 }
 
 base::Result<std::string> exchange(int socket, const std::string& request) {
-  if (::send(socket, request.data(), request.size(), MSG_NOSIGNAL) != static_cast<ssize_t>(request.size())) {
+  if (::send(socket, request.data(), request.size(), MSG_NOSIGNAL) !=
+      static_cast<ssize_t>(request.size())) {
     return Error::from_errno("cannot send the question", errno);
   }
   std::string answer;

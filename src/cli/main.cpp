@@ -1,4 +1,5 @@
-// The binary: commands for people, and the hidden entries by which a supervisor starts its children.
+// The binary: commands for people, and the hidden entries by which a supervisor starts its
+// children.
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -60,11 +61,13 @@ int command(int argc, char** argv) {
   return outcome.has_value() ? 0 : report(outcome.error());
 }
 
-// Some launchers close them. What was opened next would be standard output then: a log line would go to a client.
+// Some launchers close them. What was opened next would be standard output then: a log line would
+// go to a client.
 void open_standard_streams() noexcept {
   for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
     if (::fcntl(fd, F_GETFD) < 0) {
-      [[maybe_unused]] const int opened = ::open("/dev/null", O_RDWR);  // the lowest that is free: fd
+      [[maybe_unused]] const int opened =
+          ::open("/dev/null", O_RDWR);  // the lowest that is free: fd
     }
   }
 }
@@ -78,7 +81,8 @@ int enter(int argc, char** argv) {
   }
   if (mik::shared::is_compile_child(argc, argv)) {
     auto boot = mik::shared::enter_compile_child(argc, argv);
-    return boot.has_value() ? mik::runtime::run_compile_child(std::move(*boot)) : report(boot.error());
+    return boot.has_value() ? mik::runtime::run_compile_child(std::move(*boot))
+                            : report(boot.error());
   }
   return command(argc, argv);
 }

@@ -27,7 +27,8 @@ using base::ErrorCode;
 constexpr std::uint16_t kDefaultPort = 3000;
 
 // "127.0.0.1", "::1", "[::1]" and names; as "address:port" of the first address.
-base::Result<std::string> bind_address(std::string host, std::uint16_t port, std::string_view said_by) {
+base::Result<std::string> bind_address(std::string host, std::uint16_t port,
+                                       std::string_view said_by) {
   if (host.size() > 2 && host.front() == '[' && host.back() == ']') {
     host = host.substr(1, host.size() - 2);
   }
@@ -40,7 +41,8 @@ base::Result<std::string> bind_address(std::string host, std::uint16_t port, std
   hints.ai_socktype = SOCK_STREAM;
   addrinfo* list = nullptr;
   if (const int error = ::getaddrinfo(host.c_str(), nullptr, &hints, &list); error != 0) {
-    return Error(ErrorCode::kUsage, fmt::format("{} '{}' is no address: {}", said_by, host, ::gai_strerror(error)))
+    return Error(ErrorCode::kUsage,
+                 fmt::format("{} '{}' is no address: {}", said_by, host, ::gai_strerror(error)))
         .with_help("use an address such as 127.0.0.1, 0.0.0.0 or ::1");
   }
   net::SocketAddress address;
@@ -51,7 +53,8 @@ base::Result<std::string> bind_address(std::string host, std::uint16_t port, std
                                                : fmt::format("{}:{}", address.host(), port);
 }
 
-base::Result<std::string> resolve_bind(const RunArguments& arguments, const Environment& environment) {
+base::Result<std::string> resolve_bind(const RunArguments& arguments,
+                                       const Environment& environment) {
   MIK_TRY_ASSIGN(const std::optional<std::uint16_t> from_environment, port_of(environment));
   const std::uint16_t port = arguments.port.value_or(from_environment.value_or(kDefaultPort));
   if (arguments.host.has_value()) {
@@ -67,8 +70,8 @@ base::Result<std::string> resolve_bind(const RunArguments& arguments, const Envi
   return bind_address("127.0.0.1", port, "the default");
 }
 
-void resolve_log(config::Settings& settings, bool verbose, const Environment& environment, bool terminal,
-                 std::vector<std::string>& warnings) {
+void resolve_log(config::Settings& settings, bool verbose, const Environment& environment,
+                 bool terminal, std::vector<std::string>& warnings) {
   settings.log_format = terminal ? config::LogFormat::kText : config::LogFormat::kJson;
   const auto rust_log = environment("RUST_LOG");
   if (!rust_log.has_value()) {
@@ -117,7 +120,8 @@ base::Result<std::string> state_dir(const Environment& environment) {
   }
   const auto home = environment("HOME");
   if (!home.has_value() || home->empty()) {
-    return Error(ErrorCode::kConfig, "neither MIK_HOME nor HOME says where to keep compiled components")
+    return Error(ErrorCode::kConfig,
+                 "neither MIK_HOME nor HOME says where to keep compiled components")
         .with_help("set MIK_HOME to a folder that this user can write");
   }
   return fs::absolute(*home, ignored).string() + "/.mik";

@@ -1,5 +1,6 @@
-// From command line, environment and defaults to Settings: flag > environment > default (docs/reference/cli.md).
-// Reads the environment and the file system, changes nothing but the state folder's path.
+// From command line, environment and defaults to Settings: flag > environment > default
+// (docs/reference/cli.md). Reads the environment and the file system, changes nothing but the state
+// folder's path.
 #pragma once
 
 #include <functional>
@@ -23,8 +24,8 @@ struct Resolved {
   std::vector<std::string> warnings;
 };
 
-base::Result<Resolved> resolve_run(const RunArguments& arguments, bool verbose, const Environment& environment,
-                                   bool stdout_is_terminal);
+base::Result<Resolved> resolve_run(const RunArguments& arguments, bool verbose,
+                                   const Environment& environment, bool stdout_is_terminal);
 
 // PORT, a number from 1 to 65535, or nothing when it is not set. kUsage for anything else.
 base::Result<std::optional<std::uint16_t>> port_of(const Environment& environment);

@@ -46,22 +46,25 @@ class Narrator final : public supervisor::Observer {
   }
 
   void on_event(supervisor::Severity severity, const std::string& text) override {
-    const telemetry::Level level = severity == supervisor::Severity::kError     ? telemetry::Level::kError
-                                   : severity == supervisor::Severity::kWarning ? telemetry::Level::kWarn
-                                                                                : telemetry::Level::kInfo;
+    const telemetry::Level level =
+        severity == supervisor::Severity::kError     ? telemetry::Level::kError
+        : severity == supervisor::Severity::kWarning ? telemetry::Level::kWarn
+                                                     : telemetry::Level::kInfo;
     log_.line(level, text);
     log_.flush();
   }
 
  private:
   void banner(const std::vector<std::string>& addresses) {
-    fmt::print("Serving component {} ({}), {} worker{}\n", settings_.component_name, settings_.component_path,
-               settings_.workers, settings_.workers == 1 ? "" : "s");
+    fmt::print("Serving component {} ({}), {} worker{}\n", settings_.component_name,
+               settings_.component_path, settings_.workers, settings_.workers == 1 ? "" : "s");
     for (const std::string& address : addresses) {
       fmt::print("Starting server on http://{}\n", address);
     }
-    fmt::print("Routes: /run/{}/* -> component\nRoutes: /* -> component\nHealth: /health\nMetrics: /metrics\n\n",
-               settings_.component_name);
+    fmt::print(
+        "Routes: /run/{}/* -> component\nRoutes: /* -> component\nHealth: /health\nMetrics: "
+        "/metrics\n\n",
+        settings_.component_name);
     std::fflush(stdout);
   }
 
@@ -72,8 +75,8 @@ class Narrator final : public supervisor::Observer {
 }  // namespace
 
 base::Result<void> run(const RunArguments& arguments, bool verbose) {
-  MIK_TRY_ASSIGN(const Resolved resolved,
-                 resolve_run(arguments, verbose, process_environment(), ::isatty(STDOUT_FILENO) == 1));
+  MIK_TRY_ASSIGN(const Resolved resolved, resolve_run(arguments, verbose, process_environment(),
+                                                      ::isatty(STDOUT_FILENO) == 1));
   Narrator narrator(resolved.settings);
   for (const std::string& warning : resolved.warnings) {
     narrator.warn(warning);

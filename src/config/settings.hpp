@@ -1,5 +1,6 @@
-// Everything a run of the server is told, resolved: flags, environment, file and defaults have been weighed already.
-// A value type. The supervisor has one; workers and the compile child get a copy over shared::WorkerBoot.
+// Everything a run of the server is told, resolved: flags, environment, file and defaults have been
+// weighed already. A value type. The supervisor has one; workers and the compile child get a copy
+// over shared::WorkerBoot.
 #pragma once
 
 #include <cstdint>
@@ -52,7 +53,8 @@ struct Settings {
   LogLevel log_level = LogLevel::kInfo;
 };
 
-// One block of bytes for another process of the same binary; deserialize refuses what serialize did not make.
+// One block of bytes for another process of the same binary; deserialize refuses what serialize did
+// not make.
 std::string serialize(const Settings& settings);
 base::Result<Settings> deserialize(std::string_view bytes);
 

@@ -52,10 +52,13 @@ base::Result<Engine> Engine::create(const EngineOptions& options) {
   if (engine.handle() == nullptr) {
     return to_error(error);
   }
-  // Wasmtime probes for the scan once: a probe that we did not see means scans that could miss pages (ADR 0006).
+  // Wasmtime probes for the scan once: a probe that we did not see means scans that could miss
+  // pages (ADR 0006).
   if (options.pagemap_scan && pagemap_scans_seen() == scans_before) {
-    return base::Error(base::ErrorCode::kInternal, "the engine's memory scans do not pass through mik")
-        .with_help("build the crate in engine/, whose .cargo/config.toml sets --cfg rustix_use_libc");
+    return base::Error(base::ErrorCode::kInternal,
+                       "the engine's memory scans do not pass through mik")
+        .with_help(
+            "build the crate in engine/, whose .cargo/config.toml sets --cfg rustix_use_libc");
   }
   return engine;
 }

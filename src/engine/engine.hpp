@@ -1,6 +1,6 @@
-// C++ over engine/include/engine.h: the only folder that includes it. Handles own, views borrow, errors are Results.
-// Engine and Component may be used from any thread; Guests, and the ids that come from it, belong to the thread that
-// created it.
+// C++ over engine/include/engine.h: the only folder that includes it. Handles own, views borrow,
+// errors are Results. Engine and Component may be used from any thread; Guests, and the ids that
+// come from it, belong to the thread that created it.
 #pragma once
 
 #include <array>
@@ -59,7 +59,8 @@ class Engine {
 
 std::string_view engine_version();
 
-// A component with an HTTP handler whose imports are all offered? kNotComponent, kImport with a text that helps.
+// A component with an HTTP handler whose imports are all offered? kNotComponent, kImport with a
+// text that helps.
 base::Result<void> check_wasm(std::string_view wasm);
 
 struct ComponentOptions {
@@ -70,8 +71,10 @@ struct ComponentOptions {
 
 class Component {
  public:
-  // Maps a verified artefact; see mik_component_load. kArtefact: compile again. kStaticLimit, kImport: it can never run.
-  static base::Result<Component> load(const Engine& engine, int fd, const ComponentOptions& options);
+  // Maps a verified artefact; see mik_component_load. kArtefact: compile again. kStaticLimit,
+  // kImport: it can never run.
+  static base::Result<Component> load(const Engine& engine, int fd,
+                                      const ComponentOptions& options);
   std::uint64_t bytes() const noexcept;
   mik_component* handle() const noexcept { return handle_.get(); }
 
@@ -221,7 +224,8 @@ class Guests {
   }
   void fail_body(RequestId id);
   Response response_head(RequestId id);
-  // Pieces ready for writev, valid until the next consume, run or release. Piece: {void*, size_t} as iovec.
+  // Pieces ready for writev, valid until the next consume, run or release. Piece: {void*, size_t}
+  // as iovec.
   template <class IoVec>
   std::size_t peek(RequestId id, std::span<IoVec> pieces) {
     return peek_with(id, pieces.size(), [&](std::size_t i, std::string_view piece) {
@@ -301,8 +305,8 @@ class Guests {
   std::unique_ptr<Storage> storage_;
 };
 
-// Calls Engine::tick once a millisecond while guests run, and sleeps when none do: an idle worker takes no CPU.
-// begin() and end() belong to the loop thread.
+// Calls Engine::tick once a millisecond while guests run, and sleeps when none do: an idle worker
+// takes no CPU. begin() and end() belong to the loop thread.
 class Ticker {
  public:
   explicit Ticker(Engine& engine);

@@ -41,7 +41,9 @@ class GuestsTest : public ::testing::Test {
     guests_->consume(id, text.size());
     return text;
   }
-  Events run(RequestId id) { return guests_->run(id, base::Clock::now(), std::chrono::milliseconds(1)); }
+  Events run(RequestId id) {
+    return guests_->run(id, base::Clock::now(), std::chrono::milliseconds(1));
+  }
 
   Recorder observer_;
   Engine engine_ = Engine::create({}).value();

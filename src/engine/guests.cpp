@@ -310,7 +310,9 @@ std::size_t Guests::outbound_peek_collected(OutboundId id, std::size_t cap) {
   return mik_out_peek(loop_, id, storage_->pieces.data(), cap);
 }
 
-void Guests::outbound_consume(OutboundId id, std::size_t bytes) { mik_out_consume(loop_, id, bytes); }
+void Guests::outbound_consume(OutboundId id, std::size_t bytes) {
+  mik_out_consume(loop_, id, bytes);
+}
 
 void Guests::outbound_respond_collected(OutboundId id, int status) {
   mik_out_respond(loop_, id, static_cast<std::uint16_t>(status), storage_->collected.data(),

@@ -31,11 +31,13 @@ std::atomic<unsigned> scans_seen = 0;
 // What one scan may find. Heavy guests (JavaScript, Python) have written 50 to 300 regions.
 constexpr std::size_t kRegionsMax = 1024;
 
-// What lies between regions and is copied though nobody wrote it. A megabyte costs some 80 us, as 40 faults do.
+// What lies between regions and is copied though nobody wrote it. A megabyte costs some 80 us, as
+// 40 faults do.
 constexpr std::uint64_t kGapBytesMax = 8 << 20;
 
-// A memory that has more written pages than the engine keeps (max_pages) is a hoard, not a working set: of it only so
-// much stays, or a burst of greedy guests would leave its pages behind in every slot.
+// A memory that has more written pages than the engine keeps (max_pages) is a hoard, not a working
+// set: of it only so much stays, or a burst of greedy guests would leave its pages behind in every
+// slot.
 constexpr std::uint64_t kHoardKeptBytes = 1 << 20;
 
 bool is_reset_scan(const ScanArgument& scan) noexcept {
@@ -55,7 +57,8 @@ int __wrap_ioctl(int fd, unsigned long request, ...);  // NOLINT(bugprone-reserv
 
 namespace {
 
-// The first regions, of `bytes` together at most, the last one cut. There is at least one; `bytes` are whole pages.
+// The first regions, of `bytes` together at most, the last one cut. There is at least one; `bytes`
+// are whole pages.
 std::span<PageRegion> first_bytes(std::span<PageRegion> regions, std::uint64_t bytes) noexcept {
   std::size_t count = 0;
   while (count < regions.size() && bytes > 0) {
@@ -66,8 +69,8 @@ std::span<PageRegion> first_bytes(std::span<PageRegion> regions, std::uint64_t b
   return regions.first(count);
 }
 
-// Wasmtime has room for 32 regions, and drops all memory behind the last that fits: a fault for each of its pages on the
-// next request. With more room, and neighbours told as one, it need not.
+// Wasmtime has room for 32 regions, and drops all memory behind the last that fits: a fault for
+// each of its pages on the next request. With more room, and neighbours told as one, it need not.
 int scan_with_room(int fd, ScanArgument& scan) {
   std::array<PageRegion, kRegionsMax> regions;
   const std::uint64_t asked_vec = scan.vec;
@@ -88,7 +91,8 @@ int scan_with_room(int fd, ScanArgument& scan) {
   if (all.size() > asked_len) {
     const mik::engine::Merged merged = mik::engine::merge_regions(all, asked_len);
     if (!merged.complete) {
-      scan.walk_end = all[merged.count - 1].end;  // too far apart: what follows is dropped, as without us
+      scan.walk_end =
+          all[merged.count - 1].end;  // too far apart: what follows is dropped, as without us
     }
     all = all.first(merged.count);
   }
@@ -100,9 +104,10 @@ int scan_with_room(int fd, ScanArgument& scan) {
 
 extern "C" {
 
-// Wasmtime 48 asks for pages that are written and PRESENT. A written page that is swapped out, or that the kernel is
-// just moving (compaction), is neither reset nor dropped then, and the next guest could read it. Asked for PRESENT or
-// SWAPPED (a page on the move counts as swapped) the kernel reports it, and the reset waits for it in a page fault.
+// Wasmtime 48 asks for pages that are written and PRESENT. A written page that is swapped out, or
+// that the kernel is just moving (compaction), is neither reset nor dropped then, and the next
+// guest could read it. Asked for PRESENT or SWAPPED (a page on the move counts as swapped) the
+// kernel reports it, and the reset waits for it in a page fault.
 int __wrap_ioctl(int fd, unsigned long request, ...) {  // NOLINT(bugprone-reserved-identifier)
   std::va_list arguments;
   va_start(arguments, request);
@@ -142,7 +147,8 @@ Merged merge_regions(std::span<abi::PageRegion> regions, std::size_t count_max) 
   if (std::accumulate(first_joined, gaps_end, std::uint64_t{0}) > kGapBytesMax) {
     return {count_max, false};
   }
-  auto as_wide = std::count(first_joined, gaps_end, near);  // of those that are just as wide some stay
+  auto as_wide =
+      std::count(first_joined, gaps_end, near);  // of those that are just as wide some stay
   std::size_t last = 0;
   for (std::size_t i = 1; i < regions.size(); ++i) {
     const std::uint64_t gap = regions[i].start - regions[last].end;
@@ -163,7 +169,8 @@ bool pagemap_scan_usable() noexcept {
     return false;
   }
   const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
-  void* memory = ::mmap(nullptr, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* memory =
+      ::mmap(nullptr, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   bool usable = false;
   if (memory != MAP_FAILED) {
     static_cast<char*>(memory)[0] = 1;
@@ -175,8 +182,8 @@ bool pagemap_scan_usable() noexcept {
     scan.vec = reinterpret_cast<std::uint64_t>(regions.data());
     scan.vec_len = regions.size();
     scan.category_mask = kWritten | kPresent;
-    // One region of one page: the page that was written and not the one that was never touched. And the mask was
-    // changed on its way, so this binary is linked as it must be.
+    // One region of one page: the page that was written and not the one that was never touched. And
+    // the mask was changed on its way, so this binary is linked as it must be.
     usable = ::ioctl(fd, kPagemapScan, &scan) == 1 && regions[0].start == scan.start &&
              regions[0].end == scan.start + page && scan.category_mask == kWritten &&
              scan.category_anyof_mask == (kPresent | kSwapped);

@@ -27,7 +27,8 @@ class Scanned {
  public:
   explicit Scanned(std::size_t pages)
       : bytes_(pages * kPage),
-        memory_(::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)),
+        memory_(
+            ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)),
         pagemap_(::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC)) {
     ::madvise(memory_, bytes_, MADV_NOHUGEPAGE);
     write_all();
@@ -67,7 +68,9 @@ class Scanned {
                            : ::syscall(SYS_ioctl, pagemap_.get(), abi::kPagemapScan, &scan);
     std::size_t found = 0;
     for (long i = 0; i < count; ++i) {
-      found += (regions[static_cast<std::size_t>(i)].end - regions[static_cast<std::size_t>(i)].start) / kPage;
+      found +=
+          (regions[static_cast<std::size_t>(i)].end - regions[static_cast<std::size_t>(i)].start) /
+          kPage;
     }
     return found;
   }
@@ -198,8 +201,8 @@ TEST(MergeRegions, LosesNothing) {
   }
 }
 
-// risks.md 1: pages that the kernel moves (compaction) or has swapped out were missed. Two memories take turns so that
-// there is something to compact.
+// risks.md 1: pages that the kernel moves (compaction) or has swapped out were missed. Two memories
+// take turns so that there is something to compact.
 TEST(PagemapScan, MissesNoPageWhileTheKernelMovesThem) {
   if (!pagemap_scan_usable()) {
     GTEST_SKIP() << "this kernel has no PAGEMAP_SCAN";

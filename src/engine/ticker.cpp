@@ -14,7 +14,8 @@ namespace mik::engine {
 namespace {
 
 constexpr long kTickNs = 1'000'000;
-// Ticks without a sign of life before the ticker sleeps: long enough that a busy loop never pays for waking it.
+// Ticks without a sign of life before the ticker sleeps: long enough that a busy loop never pays
+// for waking it.
 constexpr int kIdleTicksMax = 50;
 
 void futex(std::atomic<std::uint32_t>& word, int operation, std::uint32_t value) noexcept {
@@ -48,7 +49,8 @@ struct Ticker::State {
 
   void sleep() {
     asleep.store(1, std::memory_order_seq_cst);
-    // A sign of life between the last look and the store above has seen asleep == 0 and wakes nobody.
+    // A sign of life between the last look and the store above has seen asleep == 0 and wakes
+    // nobody.
     if (!active.load(std::memory_order_seq_cst) && !stopping.load(std::memory_order_seq_cst)) {
       futex(asleep, FUTEX_WAIT, 1);
     }

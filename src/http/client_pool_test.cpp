@@ -220,11 +220,9 @@ TEST_F(ClientPoolTest, AnEndedEmptyBodyIsNotSentTwice) {
   one(upstream);
   TestHandler handler;
   const std::string authority = upstream.authority();
-  ClientExchange* exchange = client().start({.method = "POST",
-                                             .scheme = "http",
-                                             .authority = authority,
-                                             .body = RequestBody::kStream},
-                                            handler);
+  ClientExchange* exchange = client().start(
+      {.method = "POST", .scheme = "http", .authority = authority, .body = RequestBody::kStream},
+      handler);
   ASSERT_TRUE(turn_until([&] { return second.ends_with("\r\n\r\n"); }));
   handler.source_state_now = SourceState::kEnd;
   exchange->pump();

@@ -211,8 +211,8 @@ TEST_F(H2Hostile, FieldsThatMustNotBeTrailersAreDropped) {
                frame(1, kEndHeaders | kEndStream, 1,
                      std::string("\x00\x0d", 2) + "authorization\x01y" +
                          std::string("\x00\x05", 2) + "x-sum\x02" + "42"));
-  ASSERT_TRUE(until([&] { return !script.recorders.empty() && script.last().ends == 1; },
-                    {client.get()}));
+  ASSERT_TRUE(
+      until([&] { return !script.recorders.empty() && script.last().ends == 1; }, {client.get()}));
   EXPECT_EQ(script.last().trailers_in, "x-sum=42;");
 }
 

@@ -1,5 +1,5 @@
-// The server side of connections: takes accepted sockets, speaks HTTP/1.x or HTTP/2, asks a Service for answers.
-// Confined to the loop thread.
+// The server side of connections: takes accepted sockets, speaks HTTP/1.x or HTTP/2, asks a Service
+// for answers. Confined to the loop thread.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,8 @@
 
 namespace mik::http {
 
-// Told when the number of connections changes: what the load balancing between workers and /metrics count.
+// Told when the number of connections changes: what the load balancing between workers and /metrics
+// count.
 class ConnectionObserver {
  public:
   virtual ~ConnectionObserver() = default;
@@ -27,17 +28,18 @@ class Server {
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
 
-  // Takes an accepted, non-blocking stream socket. The protocol is found from its first bytes: HTTP/1.x, or HTTP/2 with
-  // prior knowledge (RFC 9113 section 3.3).
+  // Takes an accepted, non-blocking stream socket. The protocol is found from its first bytes:
+  // HTTP/1.x, or HTTP/2 with prior knowledge (RFC 9113 section 3.3).
   void adopt(base::Fd socket);
 
   std::size_t connections() const noexcept;
   // Exchanges that have begun and are not over.
   std::size_t exchanges() const noexcept;
 
-  // Begins a drain: responses say Connection: close (or GOAWAY), a connection in a request ends after it, and an idle
-  // one lives until its next request or 1 s, so that a proxy's request that is under way is not lost
-  // (RFC 9112 section 9.6). `done` is called once, when the last connection is gone.
+  // Begins a drain: responses say Connection: close (or GOAWAY), a connection in a request ends
+  // after it, and an idle one lives until its next request or 1 s, so that a proxy's request that
+  // is under way is not lost (RFC 9112 section 9.6). `done` is called once, when the last
+  // connection is gone.
   void drain(net::Loop::Task done);
   // Ends every connection now; exchanges close with Outcome::kShutdown. No unread answer is reset.
   void close_all();

@@ -141,7 +141,8 @@ bool ServerCore::add(std::unique_ptr<Connection> connection) {
   if (!loop.watch(added.socket_.get(), EPOLLIN | EPOLLOUT | EPOLLRDHUP, added)) {
     return false;
   }
-  // Every write is whole as far as we know: nothing is gained by waiting for more. Fails on a unix socket, rightly.
+  // Every write is whole as far as we know: nothing is gained by waiting for more. Fails on a unix
+  // socket, rightly.
   const int one = 1;
   ::setsockopt(added.socket_.get(), IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
   added.index_ = connections_.size();

@@ -41,10 +41,7 @@ base::Result<std::unique_ptr<Loop>> Loop::create() {
 }
 
 Loop::Loop(base::Fd epoll, base::Fd event)
-    : epoll_(std::move(epoll)),
-      event_(std::move(event)),
-      now_(base::Clock::now()),
-      wheel_(now_) {}
+    : epoll_(std::move(epoll)), event_(std::move(event)), now_(base::Clock::now()), wheel_(now_) {}
 
 Loop::~Loop() { retired_.clear(); }
 

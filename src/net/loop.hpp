@@ -1,8 +1,10 @@
-// The event loop of a process: epoll, timers, and one hook that is given every turn (docs/adr/0005).
-// Confined to the thread that calls run(), but for wake() and post_from_any_thread().
+// The event loop of a process: epoll, timers, and one hook that is given every turn
+// (docs/adr/0005). Confined to the thread that calls run(), but for wake() and
+// post_from_any_thread().
 //
-// A turn: wait for I/O (not longer than the next timer, and not at all when the hook has work), hand out events, fire
-// timers, run posted work, give the hook its turn, then destroy what was retired.
+// A turn: wait for I/O (not longer than the next timer, and not at all when the hook has work),
+// hand out events, fire timers, run posted work, give the hook its turn, then destroy what was
+// retired.
 #pragma once
 
 #include <cstdint>
@@ -18,8 +20,9 @@
 
 namespace mik::net {
 
-// Who is told of events on a descriptor. May be told of events that were already fetched after unwatch(), until the end
-// of the turn: so an object that is finished is given to Loop::retire(), and ignores events from then on.
+// Who is told of events on a descriptor. May be told of events that were already fetched after
+// unwatch(), until the end of the turn: so an object that is finished is given to Loop::retire(),
+// and ignores events from then on.
 class IoHandler {
  public:
   virtual ~IoHandler() = default;
@@ -46,8 +49,9 @@ class Loop {
   Loop(const Loop&) = delete;
   Loop& operator=(const Loop&) = delete;
 
-  // Watches a descriptor, edge-triggered: the handler reads and writes until EAGAIN (or remembers that it stopped).
-  // The loop does not own `fd`. One watch per descriptor; the handler outlives it (see IoHandler).
+  // Watches a descriptor, edge-triggered: the handler reads and writes until EAGAIN (or remembers
+  // that it stopped). The loop does not own `fd`. One watch per descriptor; the handler outlives it
+  // (see IoHandler).
   base::Result<void> watch(int fd, std::uint32_t events, IoHandler& handler);
   // The same, level-triggered.
   base::Result<void> watch_level(int fd, std::uint32_t events, IoHandler& handler);

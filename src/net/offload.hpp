@@ -1,5 +1,6 @@
-// A small pool of threads for work that blocks: files, name lookup, trust stores. Nothing of a request's guest runs here.
-// submit() belongs to the loop thread; work runs on a pool thread, done on the loop thread.
+// A small pool of threads for work that blocks: files, name lookup, trust stores. Nothing of a
+// request's guest runs here. submit() belongs to the loop thread; work runs on a pool thread, done
+// on the loop thread.
 #pragma once
 
 #include <condition_variable>
@@ -26,9 +27,9 @@ class Offload {
   Offload(const Offload&) = delete;
   Offload& operator=(const Offload&) = delete;
 
-  // Runs `work` on a pool thread, then `done` on the loop thread. False: the queue is full, or there is no thread and
-  // none to be had; nothing will be called.
-  // Neither may throw. `done` may find that whoever asked is gone: give it a weak reference.
+  // Runs `work` on a pool thread, then `done` on the loop thread. False: the queue is full, or
+  // there is no thread and none to be had; nothing will be called. Neither may throw. `done` may
+  // find that whoever asked is gone: give it a weak reference.
   [[nodiscard]] bool submit(Task work, Task done);
 
  private:

@@ -127,8 +127,12 @@ base::Result<SocketAddress> name_of(int fd, NameCall call, std::string_view what
 
 }  // namespace
 
-base::Result<SocketAddress> local_address(int fd) { return name_of(fd, ::getsockname, "getsockname"); }
+base::Result<SocketAddress> local_address(int fd) {
+  return name_of(fd, ::getsockname, "getsockname");
+}
 
-base::Result<SocketAddress> peer_address(int fd) { return name_of(fd, ::getpeername, "getpeername"); }
+base::Result<SocketAddress> peer_address(int fd) {
+  return name_of(fd, ::getpeername, "getpeername");
+}
 
 }  // namespace mik::net

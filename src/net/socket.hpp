@@ -29,7 +29,8 @@ struct SocketAddress {
 // "127.0.0.1:3000", "[::1]:3000". Literals only: no name is looked up. kConfig when it is none.
 base::Result<SocketAddress> parse_socket_address(std::string_view text);
 
-// A bound, listening, non-blocking TCP socket with SO_REUSEADDR; IPv6 is IPv6 only. kAddressInUse when it is taken.
+// A bound, listening, non-blocking TCP socket with SO_REUSEADDR; IPv6 is IPv6 only. kAddressInUse
+// when it is taken.
 base::Result<base::Fd> listen_tcp(const SocketAddress& address, int backlog);
 
 // Where a socket is bound to, or connected to.

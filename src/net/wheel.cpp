@@ -49,7 +49,8 @@ void Wheel::arm(Timer& timer, base::Time deadline) noexcept {
   if (deadline == base::kNever) {
     return;
   }
-  // Rounded up, and never into a slot that has already been passed; beyond the horizon it goes round again.
+  // Rounded up, and never into a slot that has already been passed; beyond the horizon it goes
+  // round again.
   const std::uint64_t tick =
       std::clamp(tick_of(deadline) + 1, now_tick_ + 1, now_tick_ + kSlots - 1);
   if (timer.link_ != nullptr) {

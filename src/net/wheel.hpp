@@ -1,9 +1,9 @@
-// A coarse timer wheel: deadlines of connections and requests, where 33 ms more or less do not matter.
-// Arming later than before costs one store; nothing is allocated. Guests' sleeps are not here: the engine keeps them
-// exactly. Confined to its loop's thread.
+// A coarse timer wheel: deadlines of connections and requests, where 33 ms more or less do not
+// matter. Arming later than before costs one store; nothing is allocated. Guests' sleeps are not
+// here: the engine keeps them exactly. Confined to its loop's thread.
 //
-// After Varghese and Lauck, "Hashed and hierarchical timing wheels" (SOSP 1987), scheme 6: one level, timers beyond the
-// horizon go round again.
+// After Varghese and Lauck, "Hashed and hierarchical timing wheels" (SOSP 1987), scheme 6: one
+// level, timers beyond the horizon go round again.
 #pragma once
 
 #include <array>
@@ -59,14 +59,15 @@ class Wheel {
   Wheel(const Wheel&) = delete;
   Wheel& operator=(const Wheel&) = delete;
 
-  // Sets the deadline, replacing any before it. A timer fires once, at its deadline or up to kResolution after.
+  // Sets the deadline, replacing any before it. A timer fires once, at its deadline or up to
+  // kResolution after.
   void arm(Timer& timer, base::Time deadline) noexcept;
 
   // Fires what is due. Callbacks may arm, disarm and destroy any timer, their own included.
   void advance(base::Time now);
 
-  // A time by which advance should be called next; kNever when nothing is linked. May be early, never late by more
-  // than kResolution.
+  // A time by which advance should be called next; kNever when nothing is linked. May be early,
+  // never late by more than kResolution.
   base::Time next_deadline() const noexcept;
 
  private:

@@ -74,7 +74,8 @@ TEST(Wheel, ACallbackMayDestroyTheNextTimerOfItsSlot) {
   Wheel wheel(now);
   Counter counter;
   Killer killer;
-  killer.victim = std::make_unique<Timer>(&counter, [](void* c) { static_cast<Counter*>(c)->on_timeout(); });
+  killer.victim =
+      std::make_unique<Timer>(&counter, [](void* c) { static_cast<Counter*>(c)->on_timeout(); });
   Timer timer = Timer::of<&Killer::on_timeout>(&killer);
   wheel.arm(*killer.victim, now + seconds(1));
   wheel.arm(timer, now + seconds(1));  // linked in front: fires first

@@ -29,11 +29,11 @@ std::optional<Level> parse_level(std::string_view text) noexcept {
     lower += static_cast<char>(c >= 'A' && c <= 'Z' ? c + 32 : c);
   }
   constexpr std::array<std::pair<std::string_view, Level>, 6> kLevels = {{{"error", Level::kError},
-                                                                         {"warn", Level::kWarn},
-                                                                         {"info", Level::kInfo},
-                                                                         {"debug", Level::kDebug},
-                                                                         {"trace", Level::kTrace},
-                                                                         {"off", Level::kOff}}};
+                                                                          {"warn", Level::kWarn},
+                                                                          {"info", Level::kInfo},
+                                                                          {"debug", Level::kDebug},
+                                                                          {"trace", Level::kTrace},
+                                                                          {"off", Level::kOff}}};
   for (const auto& [name, level] : kLevels) {
     if (lower == name) {
       return level;
@@ -79,7 +79,8 @@ void append_number(std::string& out, std::int64_t value) {
   out.append(text.data(), end);
 }
 
-// Writes without waiting for a reader. The descriptor is shared with who started us, so it stays blocking.
+// Writes without waiting for a reader. The descriptor is shared with who started us, so it stays
+// blocking.
 class Sink {
  public:
   explicit Sink(int fd) noexcept : fd_(fd) {
@@ -93,8 +94,8 @@ class Sink {
     if (file_) {
       n = ::write(fd_, bytes.data(), bytes.size());
     } else {
-      // Whole lines of up to PIPE_BUF bytes: they come out whole however many workers write, and where RWF_NOWAIT is
-      // unknown such a write does not wait once poll has seen room.
+      // Whole lines of up to PIPE_BUF bytes: they come out whole however many workers write, and
+      // where RWF_NOWAIT is unknown such a write does not wait once poll has seen room.
       std::string_view piece = bytes.substr(0, PIPE_BUF);
       if (piece.size() < bytes.size()) {
         const std::size_t end = piece.rfind('\n');
@@ -113,6 +114,7 @@ class Sink {
     if (::poll(&poll_fd, 1, timeout_ms) > 0) {
       // Room by poll and yet none: others of the family take it.
       const timespec pause{0, 1'000'000};
+      // lint: allow sleep: the writer's own thread
       ::clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, nullptr);
     }
   }
@@ -120,7 +122,8 @@ class Sink {
  private:
   ssize_t write_piece(std::string_view piece) noexcept {
     if (nowait_) {
-      iovec vector{const_cast<char*>(piece.data()), piece.size()};  // writev's type; it changes nothing
+      iovec vector{const_cast<char*>(piece.data()),
+                   piece.size()};  // writev's type; it changes nothing
       const ssize_t n = ::pwritev2(fd_, &vector, 1, -1, RWF_NOWAIT);
       if (n >= 0 || (errno != EOPNOTSUPP && errno != ENOSYS && errno != EINVAL)) {
         return n;
@@ -295,7 +298,8 @@ Log::Log(int fd, Level level, Format format, Writing writing, std::size_t pendin
       level_(level),
       format_(format),
       pending_bytes_max_(pending_bytes_max),
-      writer_(writing == Writing::kThread ? std::make_unique<Writer>(fd, pending_bytes_max) : nullptr) {}
+      writer_(writing == Writing::kThread ? std::make_unique<Writer>(fd, pending_bytes_max)
+                                          : nullptr) {}
 
 Log::~Log() { flush(); }
 
@@ -437,7 +441,8 @@ void Log::flush() {
   if (dropped_ != dropped_said_) {
     const auto count = static_cast<std::int64_t>(dropped_ - dropped_said_);
     dropped_said_ = dropped_;
-    line(Level::kWarn, "log lines were dropped: the reader of the log is too slow").num("lines", count);
+    line(Level::kWarn, "log lines were dropped: the reader of the log is too slow")
+        .num("lines", count);
   }
 }
 

@@ -1,6 +1,7 @@
-// Structured log lines: JSON (one object a line) or text. A line is built into a buffer on the caller's thread; a writer
-// thread does the write(2), so a slow pipe never holds a loop. When it cannot keep up lines are dropped, counted and
-// said. Log and Line are confined to one thread (the loop's); the writer thread is inside.
+// Structured log lines: JSON (one object a line) or text. A line is built into a buffer on the
+// caller's thread; a writer thread does the write(2), so a slow pipe never holds a loop. When it
+// cannot keep up lines are dropped, counted and said. Log and Line are confined to one thread (the
+// loop's); the writer thread is inside.
 #pragma once
 
 #include <cstddef>
@@ -17,20 +18,23 @@ namespace mik::telemetry {
 using Level = config::LogLevel;
 using Format = config::LogFormat;
 
-// RUST_LOG as far as it concerns us: a level, or comma-separated directives of which the bare one and those for the
-// target `mik` count ("info", "warn,mik=debug"). Sets `bad` when nothing in it could be understood.
+// RUST_LOG as far as it concerns us: a level, or comma-separated directives of which the bare one
+// and those for the target `mik` count ("info", "warn,mik=debug"). Sets `bad` when nothing in it
+// could be understood.
 Level parse_rust_log(std::string_view text, bool& bad) noexcept;
 
-// Appends `text` as the inside of a JSON string: RFC 8259 section 7; bytes that are not UTF-8 become U+FFFD.
+// Appends `text` as the inside of a JSON string: RFC 8259 section 7; bytes that are not UTF-8
+// become U+FFFD.
 void append_json_escaped(std::string& out, std::string_view text);
 
-// Who does the write(2): a thread of the log's own, or whoever calls flush(), for processes that must have one thread.
+// Who does the write(2): a thread of the log's own, or whoever calls flush(), for processes that
+// must have one thread.
 enum class Writing : std::uint8_t { kThread, kDirect };
 
 class Log {
  public:
-  // One line under construction; written when it is destroyed. Keys are ours and need no escaping; values may be
-  // anything a client or guest sent.
+  // One line under construction; written when it is destroyed. Keys are ours and need no escaping;
+  // values may be anything a client or guest sent.
   class Line {
    public:
     Line(Line&& other) noexcept;
@@ -59,11 +63,12 @@ class Log {
   Log& operator=(const Log&) = delete;
 
   bool enabled(Level level) const noexcept { return level <= level_ && level_ != Level::kOff; }
-  // The caller asks enabled() first where building the fields costs something; a line below the level is dropped.
+  // The caller asks enabled() first where building the fields costs something; a line below the
+  // level is dropped.
   Line line(Level level, std::string_view message);
 
-  // Hands what was logged to the writer. The loop calls it at the end of turns, so that lines of many requests go out
-  // by one write.
+  // Hands what was logged to the writer. The loop calls it at the end of turns, so that lines of
+  // many requests go out by one write.
   void flush();
   // What waits for flush().
   std::size_t pending_bytes() const noexcept { return buffer_.size(); }

@@ -38,13 +38,18 @@ TEST(Log, WritesOneJsonObjectALine) {
   Pipe pipe;
   {
     Log log(pipe.write_end.get(), Level::kInfo, Format::kJson);
-    log.line(Level::kInfo, "hello").str("path", "/a\"b\n").num("status", 200).ms("duration_ms", std::chrono::microseconds(1234));
+    log.line(Level::kInfo, "hello")
+        .str("path", "/a\"b\n")
+        .num("status", 200)
+        .ms("duration_ms", std::chrono::microseconds(1234));
     log.line(Level::kDebug, "unseen");
   }
   const std::string text = pipe.all();
   EXPECT_TRUE(std::regex_match(
-      text, std::regex(R"re(\{"timestamp":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z","level":"INFO","message":"hello",)re"
-                       R"re("path":"/a\\"b\\u000a","status":200,"duration_ms":1\.234\}\n)re")))
+      text,
+      std::regex(
+          R"re(\{"timestamp":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z","level":"INFO","message":"hello",)re"
+          R"re("path":"/a\\"b\\u000a","status":200,"duration_ms":1\.234\}\n)re")))
       << text;
 }
 
@@ -61,7 +66,9 @@ TEST(Log, TextQuotesWhatCouldBeTakenForTwoFields) {
 TEST(Log, ForeignBytesBecomeReplacementCharacters) {
   std::string out;
   append_json_escaped(out, "a\xFF\xFE\xC3\xA9\xED\xA0\x80\x01\xF0\x9F\x98\x80\xC3");
-  EXPECT_EQ(out, "a\xEF\xBF\xBD\xEF\xBF\xBD\xC3\xA9\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\\u0001\xF0\x9F\x98\x80\xEF\xBF\xBD");
+  EXPECT_EQ(out,
+            "a\xEF\xBF\xBD\xEF\xBF\xBD\xC3\xA9\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\\u0001\xF0\x9F"
+            "\x98\x80\xEF\xBF\xBD");
 }
 
 TEST(Log, AReaderThatDoesNotReadCostsLinesNotTime) {
@@ -84,7 +91,8 @@ TEST(Log, DirectWritingNeedsNoThread) {
   EXPECT_GT(::read(pipe.read_end.get(), block.data(), block.size()), 0);
 }
 
-// A supervisor whose log nobody reads still takes signals: `mik run | less`, a collector that hangs.
+// A supervisor whose log nobody reads still takes signals: `mik run | less`, a collector that
+// hangs.
 TEST(Log, DirectWritingDoesNotWaitForAReader) {
   Pipe pipe;
   Log log(pipe.write_end.get(), Level::kInfo, Format::kJson, Writing::kDirect);
@@ -125,11 +133,13 @@ TEST(Log, LinesAreWholeWhenTheReaderIsSlow) {
       log.line(Level::kInfo, big);
       log.flush();
       if (i % 3 == 0) {
-        text.append(block.data(), static_cast<std::size_t>(::read(pipe.read_end.get(), block.data(), block.size())));
+        text.append(block.data(), static_cast<std::size_t>(
+                                      ::read(pipe.read_end.get(), block.data(), block.size())));
       }
     }
     for (int i = 0; i < 1000 && log.pending_bytes() > 0; ++i) {
-      text.append(block.data(), static_cast<std::size_t>(::read(pipe.read_end.get(), block.data(), block.size())));
+      text.append(block.data(), static_cast<std::size_t>(
+                                    ::read(pipe.read_end.get(), block.data(), block.size())));
       log.flush();
     }
   }

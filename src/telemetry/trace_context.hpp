@@ -1,5 +1,5 @@
-// W3C Trace Context (level 1): the traceparent field, and ids for requests. Value types; thread-safe but for Random,
-// which belongs to one thread.
+// W3C Trace Context (level 1): the traceparent field, and ids for requests. Value types;
+// thread-safe but for Random, which belongs to one thread.
 #pragma once
 
 #include <array>

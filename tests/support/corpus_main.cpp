@@ -1,4 +1,5 @@
-// Runs a fuzz target over the files of the folders named on the command line: a corpus is a plain test.
+// Runs a fuzz target over the files of the folders named on the command line: a corpus is a plain
+// test.
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>

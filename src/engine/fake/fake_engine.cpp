@@ -1,14 +1,16 @@
-// A second implementation of engine.h, in plain C++: so that everything above the engine runs under sanitizers, without
-// wasm. The path of a request says what its guest does:
+// A second implementation of engine.h, in plain C++: so that everything above the engine runs under
+// sanitizers, without wasm. The path of a request says what its guest does:
 //
-//   /hello (and all else)  200, "Hello, World!"          /echo          streams the request body back, with its trailers
-//   /trap /cpu /memory /busy /none /error   fails so     /trap-after-head  one piece, then the response is cut
-//   /sleep?N   answers N ms later, by its own timer      /spin?N        N slices, then as /hello (0: for ever)
-//   /big?N     N KiB, within the window                  /output        a line on stdout and stderr, then as /hello
-//   /burn      computes, waits a moment, for ever
-//   /wake      is woken from another thread              /fetch         one outgoing request; its answer is the answer
+//   /hello (and all else)  200, "Hello, World!"          /echo          streams the request body
+//   back, with its trailers /trap /cpu /memory /busy /none /error   fails so     /trap-after-head
+//   one piece, then the response is cut /sleep?N   answers N ms later, by its own timer /spin?N N
+//   slices, then as /hello (0: for ever) /big?N     N KiB, within the window /output        a line
+//   on stdout and stderr, then as /hello /burn      computes, waits a moment, for ever /wake is
+//   woken from another thread              /fetch         one outgoing request; its answer is the
+//   answer
 //
-// The rules of engine.h hold: windows, stale ids, events once. Not kept: hop-by-hop fields, CPU time.
+// The rules of engine.h hold: windows, stale ids, events once. Not kept: hop-by-hop fields, CPU
+// time.
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -17,7 +19,8 @@
 
 namespace {
 
-using namespace mik::engine::fake;  // NOLINT(google-build-using-namespace): the file is its other half
+using namespace mik::engine::fake;  // NOLINT(google-build-using-namespace): the file is its other
+                                    // half
 
 void set_error(mik_err* err, int code, const char* text) {
   if (err != nullptr) {
@@ -39,7 +42,9 @@ mik_engine* mik_engine_new(const mik_engine_options* options, mik_err* err) {
 }
 void mik_engine_delete(mik_engine* engine) { delete engine; }
 void mik_engine_tick(mik_engine* /*engine*/) {}
-void mik_engine_artefact_key(const mik_engine* /*engine*/, std::uint8_t key[32]) { std::memset(key, 7, 32); }
+void mik_engine_artefact_key(const mik_engine* /*engine*/, std::uint8_t key[32]) {
+  std::memset(key, 7, 32);
+}
 const char* mik_engine_version(void) { return "fake 1"; }
 
 int32_t mik_wasm_check(mik_str wasm, mik_err* err) {
@@ -50,13 +55,13 @@ int32_t mik_wasm_check(mik_str wasm, mik_err* err) {
   return MIK_OK;
 }
 
-int32_t mik_compile(const mik_engine* /*engine*/, mik_str wasm, int32_t (*sink)(void*, mik_str), void* ctx,
-                    mik_err* /*err*/) {
+int32_t mik_compile(const mik_engine* /*engine*/, mik_str wasm, int32_t (*sink)(void*, mik_str),
+                    void* ctx, mik_err* /*err*/) {
   return sink(ctx, wasm) == 0 ? MIK_OK : MIK_E_SYSTEM;
 }
 
-mik_component* mik_component_load(mik_engine* /*engine*/, int fd, const mik_component_options* options,
-                                  mik_err* err) {
+mik_component* mik_component_load(mik_engine* /*engine*/, int fd,
+                                  const mik_component_options* options, mik_err* err) {
   if (fd < 0) {
     set_error(err, MIK_E_SYSTEM, "bad descriptor");
     return nullptr;
@@ -111,7 +116,8 @@ uint64_t mik_loop_next_timer(const mik_loop* loop) {
 void mik_loop_forget(mik_loop* /*loop*/, const mik_component* /*component*/, int /*idle_only*/,
                      uint64_t /*now_ns*/) {}
 
-mik_req mik_req_start(mik_loop* loop, mik_component* /*component*/, const mik_head* head, mik_err* err) {
+mik_req mik_req_start(mik_loop* loop, mik_component* /*component*/, const mik_head* head,
+                      mik_err* err) {
   const std::string_view bytes = view(head->bytes);
   const auto part = [&](mik_slice slice) { return bytes.substr(slice.offset, slice.length); };
   const std::string_view path = part(head->path_query);
@@ -232,7 +238,8 @@ mik_out mik_req_outbound(mik_loop* loop, mik_req req) {
   return guest != nullptr && std::exchange(guest->outbound_new, false) ? guest->outbound : 0;
 }
 
-int mik_out_head_get(mik_loop* loop, mik_out out, mik_out_head* head, mik_field* /*fields*/, size_t /*cap*/) {
+int mik_out_head_get(mik_loop* loop, mik_out out, mik_out_head* head, mik_field* /*fields*/,
+                     size_t /*cap*/) {
   Out* one = loop->find_out(out);
   if (one == nullptr) {
     return -1;
@@ -244,7 +251,8 @@ int mik_out_head_get(mik_loop* loop, mik_out out, mik_out_head* head, mik_field*
   head->authority = str(loop->find(one->guest)->authority);
   head->path_query = str("/upstream");
   head->content_length = MIK_LENGTH_UNKNOWN;
-  head->connect_timeout_ns = head->first_byte_timeout_ns = head->between_bytes_timeout_ns = MIK_NEVER;
+  head->connect_timeout_ns = head->first_byte_timeout_ns = head->between_bytes_timeout_ns =
+      MIK_NEVER;
   return 0;
 }
 
@@ -268,14 +276,18 @@ void mik_out_refuse(mik_loop* loop, mik_out out, int32_t http_error) {
 size_t mik_loop_out_events(mik_loop* loop, mik_out_event* events, size_t cap) {
   const std::size_t count = std::min(cap, loop->out_events.size());
   std::copy_n(loop->out_events.begin(), count, events);
-  loop->out_events.erase(loop->out_events.begin(), loop->out_events.begin() + static_cast<std::ptrdiff_t>(count));
+  loop->out_events.erase(loop->out_events.begin(),
+                         loop->out_events.begin() + static_cast<std::ptrdiff_t>(count));
   return count;
 }
 
-size_t mik_out_peek(mik_loop* /*loop*/, mik_out /*out*/, mik_str* /*pieces*/, size_t /*cap*/) { return 0; }
+size_t mik_out_peek(mik_loop* /*loop*/, mik_out /*out*/, mik_str* /*pieces*/, size_t /*cap*/) {
+  return 0;
+}
 void mik_out_consume(mik_loop* /*loop*/, mik_out /*out*/, size_t /*bytes*/) {}
 
-void mik_out_respond(mik_loop* loop, mik_out out, uint16_t status, const mik_field* /*fields*/, size_t /*count*/) {
+void mik_out_respond(mik_loop* loop, mik_out out, uint16_t status, const mik_field* /*fields*/,
+                     size_t /*count*/) {
   if (Out* one = loop->find_out(out); one != nullptr) {
     one->status = status;
     loop->wake(one->guest);

@@ -64,7 +64,7 @@ std::uint32_t run_spin(Guest& guest) {
     return fail(guest, MIK_E_CPU, "CPU budget used up");
   }
   return guest.number != 0 && guest.runs > guest.number ? finish(guest, "Hello, World!")
-                                                         : std::uint32_t{MIK_EV_YIELDED};
+                                                        : std::uint32_t{MIK_EV_YIELDED};
 }
 
 std::uint32_t run_fetch(mik_loop& loop, mik_req id, Guest& guest) {
@@ -140,9 +140,12 @@ std::uint32_t run_burn(Guest& guest) {
 std::uint32_t run_guest(mik_loop& loop, mik_req id, Guest& guest, std::uint64_t now_ns) {
   const std::string& what = guest.behaviour;
   static const std::map<std::string, std::pair<int, const char*>> kFailures = {
-      {"/trap", {MIK_E_TRAP, "wasm trap: unreachable"}}, {"/cpu", {MIK_E_CPU, "CPU budget used up"}},
-      {"/memory", {MIK_E_MEMORY, "memory limit"}},       {"/busy", {MIK_E_BUSY, "no slot"}},
-      {"/none", {MIK_E_NO_RESPONSE, "no response"}},     {"/error", {MIK_E_GUEST_ERROR, "internal-error"}}};
+      {"/trap", {MIK_E_TRAP, "wasm trap: unreachable"}},
+      {"/cpu", {MIK_E_CPU, "CPU budget used up"}},
+      {"/memory", {MIK_E_MEMORY, "memory limit"}},
+      {"/busy", {MIK_E_BUSY, "no slot"}},
+      {"/none", {MIK_E_NO_RESPONSE, "no response"}},
+      {"/error", {MIK_E_GUEST_ERROR, "internal-error"}}};
   if (const auto found = kFailures.find(what); found != kFailures.end()) {
     return fail(guest, found->second.first, found->second.second);
   }

@@ -1,5 +1,5 @@
-// State of the fake engine (fake_engine.cpp): guests, outgoing exchanges and their pipes. Confined to its loop's thread
-// but for mik_loop::remote.
+// State of the fake engine (fake_engine.cpp): guests, outgoing exchanges and their pipes. Confined
+// to its loop's thread but for mik_loop::remote.
 #pragma once
 
 #include <algorithm>
@@ -31,7 +31,9 @@ namespace mik::engine::fake {
 inline constexpr std::size_t kInWindow = 128 * 1024;
 inline constexpr std::size_t kOutWindow = 256 * 1024;
 
-inline std::string_view view(mik_str text) { return {reinterpret_cast<const char*>(text.p), text.n}; }
+inline std::string_view view(mik_str text) {
+  return {reinterpret_cast<const char*>(text.p), text.n};
+}
 inline mik_str str(std::string_view text) {
   return {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()};
 }
