@@ -171,9 +171,15 @@ fn what_is_held_of_fields_is_limited() {
 
     // As many one after the other are no matter.
     let tidy = body
-        .replace("(call $append (call $fields)", "(local.set $f (call $fields))\n(call $append (local.get $f)")
+        .replace(
+            "(call $append (call $fields)",
+            "(local.set $f (call $fields))\n(call $append (local.get $f)",
+        )
         .replace("(local $i i32)", "(local $i i32) (local $f i32)")
-        .replace("(local.set $i (i32.add", "(call $drop-fields (local.get $f))\n(local.set $i (i32.add");
+        .replace(
+            "(local.set $i (i32.add",
+            "(call $drop-fields (local.get $f))\n(local.set $i (i32.add",
+        );
     let tidy = rig.guest(&tidy);
     let (_, _, (code, text)) = rig.get(tidy);
     assert_eq!(code, Code::NoResponse as i32, "{text}");

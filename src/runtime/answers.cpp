@@ -50,8 +50,9 @@ void write_histogram(std::string& out, const shared::Totals& totals) {
                    static_cast<double>(shared::kLatencyBoundsUs[i]) / 1e6, cumulative);
   }
   cumulative += totals.latency.back();
-  fmt::format_to(std::back_inserter(out), "{}_bucket{{le=\"+Inf\"}} {}\n{}_sum {}\n{}_count {}\n", kName,
-                 cumulative, kName, static_cast<double>(totals.latency_sum_us) / 1e6, kName, cumulative);
+  fmt::format_to(std::back_inserter(out), "{}_bucket{{le=\"+Inf\"}} {}\n{}_sum {}\n{}_count {}\n",
+                 kName, cumulative, kName, static_cast<double>(totals.latency_sum_us) / 1e6, kName,
+                 cumulative);
 }
 
 void write_reference_metrics(std::string& out, const MetricsView& view) {
@@ -59,11 +60,14 @@ void write_reference_metrics(std::string& out, const MetricsView& view) {
   sample(out, "mik_requests_total", "counter", "Requests received, built-in endpoints included.",
          view.totals->requests);
   sample(out, "mik_cache_entries", "gauge", "Modules that are loaded.", health.cache_size);
-  sample(out, "mik_cache_bytes", "gauge", "Bytes of the loaded modules' artefacts.", health.cache_bytes);
-  sample(out, "mik_cache_capacity_bytes", "gauge", "Limit of mik_cache_bytes.", health.cache_max_bytes);
+  sample(out, "mik_cache_bytes", "gauge", "Bytes of the loaded modules' artefacts.",
+         health.cache_bytes);
+  sample(out, "mik_cache_capacity_bytes", "gauge", "Limit of mik_cache_bytes.",
+         health.cache_max_bytes);
   sample(out, "mik_max_concurrent_requests", "gauge", "Configured limit of requests in flight.",
          view.max_concurrent_requests);
-  sample(out, "mik_memory_bytes", "gauge", "Resident memory of all workers.", health.resident_bytes);
+  sample(out, "mik_memory_bytes", "gauge", "Resident memory of all workers.",
+         health.resident_bytes);
 }
 
 }  // namespace
@@ -128,30 +132,38 @@ void write_metrics(std::string& out, const MetricsView& view) {
   out.clear();
   family(out, "mik_http_requests_total", "counter", "Responses sent, by class of status.");
   for (std::size_t i = 0; i < totals.status.size(); ++i) {
-    fmt::format_to(std::back_inserter(out), "mik_http_requests_total{{status=\"{}xx\"}} {}\n", i + 1,
-                   totals.status[i]);
+    fmt::format_to(std::back_inserter(out), "mik_http_requests_total{{status=\"{}xx\"}} {}\n",
+                   i + 1, totals.status[i]);
   }
   write_histogram(out, totals);
-  family(out, "mik_guest_failures_total", "counter", "Requests that the host answered or cut for a guest.");
+  family(out, "mik_guest_failures_total", "counter",
+         "Requests that the host answered or cut for a guest.");
   for (std::size_t i = 0; i < kFailureNames.size(); ++i) {
-    fmt::format_to(std::back_inserter(out), "mik_guest_failures_total{{reason=\"{}\"}} {}\n", kFailureNames[i],
-                   totals.failures[i]);
+    fmt::format_to(std::back_inserter(out), "mik_guest_failures_total{{reason=\"{}\"}} {}\n",
+                   kFailureNames[i], totals.failures[i]);
   }
-  sample(out, "mik_guest_requests_total", "counter", "Requests that went to a guest.", totals.guest_requests);
+  sample(out, "mik_guest_requests_total", "counter", "Requests that went to a guest.",
+         totals.guest_requests);
   sample(out, "mik_client_gone_total", "counter", "Requests whose client left before the end.",
          totals.client_gone);
-  sample(out, "mik_active_requests", "gauge", "Requests to guests in flight.", totals.active_requests);
+  sample(out, "mik_active_requests", "gauge", "Requests to guests in flight.",
+         totals.active_requests);
   sample(out, "mik_active_connections", "gauge", "Open connections.", totals.connections);
-  sample(out, "mik_connections_accepted_total", "counter", "Connections accepted.", totals.accepted);
-  sample(out, "mik_connections_refused_total", "counter", "Connections over max_connections.", totals.refused);
-  sample(out, "mik_connections_handed_over_total", "counter", "Connections passed to a lighter worker.",
-         totals.handed_out);
+  sample(out, "mik_connections_accepted_total", "counter", "Connections accepted.",
+         totals.accepted);
+  sample(out, "mik_connections_refused_total", "counter", "Connections over max_connections.",
+         totals.refused);
+  sample(out, "mik_connections_handed_over_total", "counter",
+         "Connections passed to a lighter worker.", totals.handed_out);
   sample(out, "mik_accept_errors_total", "counter", "Failed accept calls.", totals.accept_errors);
-  sample(out, "mik_http_request_body_bytes_total", "counter", "Request content received.", totals.bytes_in);
-  sample(out, "mik_http_response_body_bytes_total", "counter", "Response content sent.", totals.bytes_out);
+  sample(out, "mik_http_request_body_bytes_total", "counter", "Request content received.",
+         totals.bytes_in);
+  sample(out, "mik_http_response_body_bytes_total", "counter", "Response content sent.",
+         totals.bytes_out);
   sample(out, "mik_workers", "gauge", "Worker processes that should run.", totals.workers);
   sample(out, "mik_workers_ready", "gauge", "Worker processes that serve.", totals.workers_ready);
-  sample(out, "mik_worker_restarts_total", "counter", "Workers started again after they died.", totals.restarts);
+  sample(out, "mik_worker_restarts_total", "counter", "Workers started again after they died.",
+         totals.restarts);
   write_reference_metrics(out, view);
 }
 

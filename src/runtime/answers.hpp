@@ -1,5 +1,5 @@
-// Texts that the host itself answers with: problem documents, /health, /metrics. Pure functions of what they are given.
-// Thread-safe.
+// Texts that the host itself answers with: problem documents, /health, /metrics. Pure functions of
+// what they are given. Thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,8 @@ inline constexpr std::string_view kProblemType = "application/problem+json";
 inline constexpr std::string_view kMetricsType = "text/plain; version=0.0.4; charset=utf-8";
 
 // RFC 9457, with the reference's `error` and `status` members:
-// {"type":"about:blank","title":"Not Found","status":404,"detail":"...","error":"..."}. Replaces `out`.
+// {"type":"about:blank","title":"Not Found","status":404,"detail":"...","error":"..."}. Replaces
+// `out`.
 void write_problem(std::string& out, int status, std::string_view detail);
 
 struct HealthView {

@@ -138,7 +138,8 @@ Result<SecretKey> read_key(const std::string& path) {
   return key;
 }
 
-// Made under another name and linked, so that it is there whole or not at all, and the first of several wins.
+// Made under another name and linked, so that it is there whole or not at all, and the first of
+// several wins.
 Result<SecretKey> make_key(const std::string& path) {
   SecretKey key{};
   if (::getrandom(key.data(), key.size(), 0) != static_cast<ssize_t>(key.size())) {
@@ -278,8 +279,8 @@ Result<ArtefactStore::Writer> ArtefactStore::create(const Name& name) const {
   state->path = path_of(name);
   remove_leftovers(folder_, name.hex + ".aot.");
   state->temporary = fmt::format("{}.{}", state->path, ::getpid());
-  state->fd.reset(::open(state->temporary.c_str(),
-                         O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
+  state->fd.reset(
+      ::open(state->temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!state->fd.valid()) {
     return Error::from_errno(fmt::format("cannot make {}", state->temporary), errno);
   }

@@ -1,7 +1,7 @@
-// Compiled components on disk. An artefact is native code, so it is mapped only when it carries a MAC under a key that
-// only we can read, and lies in a folder that only we can write: a forged file never runs.
-// Stateless but for the folder and key; may be used from any thread and by several processes: files appear whole, by
-// rename.
+// Compiled components on disk. An artefact is native code, so it is mapped only when it carries a
+// MAC under a key that only we can read, and lies in a folder that only we can write: a forged file
+// never runs. Stateless but for the folder and key; may be used from any thread and by several
+// processes: files appear whole, by rename.
 #pragma once
 
 #include <array>
@@ -27,10 +27,11 @@ class ArtefactStore {
   static base::Result<ArtefactStore> open(const std::string& state_dir);
 
   // SHA-256 over the component's bytes and the engine's artefact key.
-  base::Result<Name> name_of(std::string_view wasm, const std::array<std::uint8_t, 32>& engine_key) const;
+  base::Result<Name> name_of(std::string_view wasm,
+                             const std::array<std::uint8_t, 32>& engine_key) const;
 
-  // An open file whose owner, mode and MAC are right. kNotFound: compile it. kUntrusted: it is there and must not be
-  // used; compile it again. Blocking: reads the whole file.
+  // An open file whose owner, mode and MAC are right. kNotFound: compile it. kUntrusted: it is
+  // there and must not be used; compile it again. Blocking: reads the whole file.
   base::Result<base::Fd> open_verified(const Name& name) const;
 
   // Writes a new artefact: append pieces, then commit. Without commit nothing stays.
@@ -51,7 +52,8 @@ class ArtefactStore {
   // The caller holds lock(name): what other writers of it have left is removed.
   base::Result<Writer> create(const Name& name) const;
 
-  // Held while an artefact is made, so that two servers that share the folder compile it once. Blocks.
+  // Held while an artefact is made, so that two servers that share the folder compile it once.
+  // Blocks.
   base::Result<base::Fd> lock(const Name& name) const;
 
   std::string path_of(const Name& name) const;

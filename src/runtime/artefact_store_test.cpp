@@ -25,7 +25,9 @@ class ArtefactStoreTest : public ::testing::Test {
   void TearDown() override { fs::remove_all(folder_); }
 
   ArtefactStore open() { return ArtefactStore::open(folder_).value(); }
-  ArtefactStore::Name name(std::string_view wasm = "wasm") { return open().name_of(wasm, engine_key_).value(); }
+  ArtefactStore::Name name(std::string_view wasm = "wasm") {
+    return open().name_of(wasm, engine_key_).value();
+  }
   void write(std::string_view bytes, std::string_view wasm = "wasm") {
     auto writer = open().create(name(wasm)).value();
     ASSERT_TRUE(writer.append(bytes).has_value());

@@ -19,8 +19,8 @@ namespace mik::runtime {
 
 namespace {
 
-// Guests at once in one worker: the pool reserves 4 GiB of address space for each, and a guard page for its stack.
-// Requests beyond it wait in the scheduler.
+// Guests at once in one worker: the pool reserves 4 GiB of address space for each, and a guard page
+// for its stack. Requests beyond it wait in the scheduler.
 constexpr std::uint32_t kInstancesMax = 1000;
 // A file is read whole. WebAssembly's own limit for a module is the same.
 constexpr std::uint64_t kComponentBytesMax = 1ull << 30;
@@ -29,7 +29,8 @@ base::Result<std::string> compile(const std::string& component, const config::Se
   MIK_TRY_ASSIGN(const std::string wasm, read_component(component));
   MIK_TRY(engine::check_wasm(wasm));
   MIK_TRY_ASSIGN(const ArtefactStore store, ArtefactStore::open(settings.state_dir));
-  MIK_TRY_ASSIGN(const engine::Engine engine, engine::Engine::create(engine_options(settings, true)));
+  MIK_TRY_ASSIGN(const engine::Engine engine,
+                 engine::Engine::create(engine_options(settings, true)));
   MIK_TRY_ASSIGN(const ArtefactStore::Name name, store.name_of(wasm, engine.artefact_key()));
   MIK_TRY_ASSIGN(const base::Fd lock, store.lock(name));
   if (store.open_verified(name).has_value()) {
@@ -56,7 +57,8 @@ engine::EngineOptions engine_options(const config::Settings& settings, bool comp
   options.pagemap_scan = !compile_only && engine::pagemap_scan_usable();
   rlimit limit{};
   if (::getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY) {
-    // Neither a pool nor 4 GiB for each memory would fit. The compile child inherits the limit, so both sides agree.
+    // Neither a pool nor 4 GiB for each memory would fit. The compile child inherits the limit, so
+    // both sides agree.
     options.on_demand = !compile_only;
     options.memory_reservation_bytes = settings.memory_limit_bytes;
   }
@@ -101,8 +103,9 @@ int run_compile_child(shared::CompileBoot boot) {
     return path;
   }();
   const shared::Message message =
-      answer.has_value() ? shared::Message(shared::ArtefactReady{boot.component, *answer})
-                         : shared::Message(shared::to_artefact_failed(boot.component, answer.error()));
+      answer.has_value()
+          ? shared::Message(shared::ArtefactReady{boot.component, *answer})
+          : shared::Message(shared::to_artefact_failed(boot.component, answer.error()));
   return result.send(message).has_value() && answer.has_value() ? 0 : 1;
 }
 

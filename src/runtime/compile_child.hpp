@@ -1,4 +1,5 @@
-// The compile child: a short-lived process that turns a component into an artefact, so that a bomb takes nothing down.
+// The compile child: a short-lived process that turns a component into an artefact, so that a bomb
+// takes nothing down.
 #pragma once
 
 #include "base/result.hpp"

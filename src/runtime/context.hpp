@@ -1,5 +1,5 @@
-// What the parts of one worker share: references to what the worker owns, and the component that it serves.
-// Confined to the loop thread.
+// What the parts of one worker share: references to what the worker owns, and the component that it
+// serves. Confined to the loop thread.
 #pragma once
 
 #include <cstddef>

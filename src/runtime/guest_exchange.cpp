@@ -19,7 +19,8 @@ struct FailureAnswer {
   GuestFailure counted;
 };
 
-// risks: 504 for a CPU budget used up, 507 when memory was refused, 502 for all that is the guest's own doing.
+// risks: 504 for a CPU budget used up, 507 when memory was refused, 502 for all that is the guest's
+// own doing.
 FailureAnswer answer_to(engine::Failure failure) noexcept {
   switch (failure) {
     case engine::Failure::kCpu:
@@ -119,7 +120,8 @@ void GuestExchangePool::put(GuestExchange& exchange) {
     idle_.push_back(&exchange);
     return;
   }
-  const auto found = std::ranges::find_if(all_, [&](const auto& one) { return one.get() == &exchange; });
+  const auto found =
+      std::ranges::find_if(all_, [&](const auto& one) { return one.get() == &exchange; });
   std::swap(*found, all_.back());
   all_.pop_back();
 }
@@ -170,7 +172,8 @@ void GuestExchange::begin(http::Exchange& exchange, std::string_view path_query,
   started_ = context_.loop.now();
   const http::Field* parent = http::find_field(head.fields, "traceparent");
   trace_ = telemetry::child_of(
-      parent == nullptr ? std::nullopt : telemetry::parse_traceparent(parent->value), context_.random);
+      parent == nullptr ? std::nullopt : telemetry::parse_traceparent(parent->value),
+      context_.random);
   request_id_ = telemetry::make_uuid(context_.random);
   method_ = head.method;
   path_ = head.path_query.substr(0, head.path_query.find('?'));
@@ -196,7 +199,8 @@ void GuestExchange::save(const http::RequestHead& head, std::string_view path_qu
   const auto moved = [&](std::string_view view) {
     return view.empty() ? view
                         : std::string_view(saved_->bytes)
-                              .substr(static_cast<std::size_t>(view.data() - head.bytes.data()), view.size());
+                              .substr(static_cast<std::size_t>(view.data() - head.bytes.data()),
+                                      view.size());
   };
   for (const http::Field& field : head.fields) {
     saved_->fields.push_back({moved(field.name), moved(field.value)});
@@ -400,7 +404,8 @@ void GuestExchange::finish_run(engine::Events events) {
     if (ended_) {
       deadline_timer_.disarm();  // what is left is between the connection and its client
     } else {
-      context_.loop.wheel().arm(deadline_timer_, context_.loop.now() + context_.settings.stream_idle);
+      context_.loop.wheel().arm(deadline_timer_,
+                                context_.loop.now() + context_.settings.stream_idle);
     }
     exchange_->pump();
   }

@@ -1,8 +1,9 @@
-// One request that a guest answers: between an http::Exchange and the engine. Confined to the loop thread.
+// One request that a guest answers: between an http::Exchange and the engine. Confined to the loop
+// thread.
 //
-// Lives from Service::on_request until the exchange is closed and, if it is being run at that moment, until the run is
-// over. The guest is released (and so cancelled) as soon as the exchange is closed: a client that left, a deadline and a
-// shutdown all end here.
+// Lives from Service::on_request until the exchange is closed and, if it is being run at that
+// moment, until the run is over. The guest is released (and so cancelled) as soon as the exchange
+// is closed: a client that left, a deadline and a shutdown all end here.
 #pragma once
 
 #include <array>
@@ -51,8 +52,8 @@ class GuestExchange final : public http::ExchangeHandler, public GuestTask {
   GuestExchange(Context& context, GuestExchangePool& pool);
   ~GuestExchange() override;
 
-  // Takes the request over: attaches itself and starts the guest, or waits for the component. `path_query` is what the
-  // guest sees. Answers itself if the guest cannot start.
+  // Takes the request over: attaches itself and starts the guest, or waits for the component.
+  // `path_query` is what the guest sees. Answers itself if the guest cannot start.
   void begin(http::Exchange& exchange, std::string_view path_query, shared::RequestPermit permit);
 
   void on_guest_output(int stream, std::string_view line) noexcept;
@@ -106,14 +107,14 @@ class GuestExchange final : public http::ExchangeHandler, public GuestTask {
   base::Duration time_left_{};
 
   base::Time started_;
-  bool running_ = false;        // inside on_run
+  bool running_ = false;  // inside on_run
   bool head_sent_ = false;
-  bool ended_ = false;          // END was said
-  bool cut_ = false;            // ABORT was said
-  bool body_open_ = false;      // the request body has not ended
-  bool body_paused_ = false;    // the guest's window is full
+  bool ended_ = false;        // END was said
+  bool cut_ = false;          // ABORT was said
+  bool body_open_ = false;    // the request body has not ended
+  bool body_paused_ = false;  // the guest's window is full
   int failure_status_ = 0;
-  std::string error_;           // for the log; empty when all went well
+  std::string error_;  // for the log; empty when all went well
   engine::Stats stats_;
 
   telemetry::TraceContext trace_;

@@ -163,8 +163,9 @@ TEST_F(GuestExchangeTest, ACompleteResponseIsNotCutBecauseItsClientIsSlow) {
 
 TEST_F(GuestExchangeTest, BodyErrorsBecomeAnswersOfTheirOwn) {
   settings_.max_body_bytes = 10;
-  const std::vector<std::pair<http::BodyError, int>> expected = {
-      {http::BodyError::kTooLarge, 413}, {http::BodyError::kMalformed, 400}, {http::BodyError::kTooSlow, 408}};
+  const std::vector<std::pair<http::BodyError, int>> expected = {{http::BodyError::kTooLarge, 413},
+                                                                 {http::BodyError::kMalformed, 400},
+                                                                 {http::BodyError::kTooSlow, 408}};
   for (const auto& [error, status] : expected) {
     TestExchange exchange("/sleep?100000", BodyKind::kChunked);
     begin(exchange);
@@ -231,7 +232,8 @@ TEST_F(GuestExchangeTest, ARequestThatWasAnsweredWhileItWaitedIsNotStarted) {
   EXPECT_EQ(active(), 0u);
 }
 
-// One connection carries several requests (HTTP/2), and an answer that cannot be written ends them all.
+// One connection carries several requests (HTTP/2), and an answer that cannot be written ends them
+// all.
 TEST_F(GuestExchangeTest, AnAnswerMayCloseOthersThatWait) {
   context_.component = nullptr;
   TestExchange first("/hello");

@@ -75,8 +75,8 @@ class OutboundExchanges::One final : public http::ClientExchangeHandler {
   }
 
  private:
-  // The client is through. The engine keeps what the guest has still to read, and says no more of this exchange: so it
-  // is released here, by the last who touches it.
+  // The client is through. The engine keeps what the guest has still to read, and says no more of
+  // this exchange: so it is released here, by the last who touches it.
   void finish() {
     exchange_ = nullptr;
     over_ = true;
@@ -116,7 +116,8 @@ void OutboundExchanges::end(One& one) {
 namespace {
 
 base::Duration timeout_of(base::Duration guest) noexcept {
-  return guest == base::Duration::max() ? base::Duration::zero() : guest;  // zero: the client's default
+  return guest == base::Duration::max() ? base::Duration::zero()
+                                        : guest;  // zero: the client's default
 }
 
 }  // namespace
@@ -141,7 +142,8 @@ void OutboundExchanges::begin(engine::OutboundId id, const GuestExchange& guest)
   request.path_query = head.path_query;
   request.fields = fields;
   if (head.has_body) {
-    request.body = head.has_content_length ? http::RequestBody::kLength : http::RequestBody::kStream;
+    request.body =
+        head.has_content_length ? http::RequestBody::kLength : http::RequestBody::kStream;
     request.content_length = head.has_content_length ? head.content_length : 0;
   }
   request.connect_timeout = timeout_of(head.connect_timeout);

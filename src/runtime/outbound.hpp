@@ -1,5 +1,6 @@
-// Guests' outgoing requests: between the engine's outgoing exchanges and the HTTP client. Confined to the loop thread.
-// An exchange lives until the client is through with it, or the guest (or its end) has dropped it.
+// Guests' outgoing requests: between the engine's outgoing exchanges and the HTTP client. Confined
+// to the loop thread. An exchange lives until the client is through with it, or the guest (or its
+// end) has dropped it.
 #pragma once
 
 #include <cstddef>

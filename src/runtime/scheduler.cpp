@@ -176,7 +176,8 @@ bool Scheduler::on_turn(base::Time now) {
       run(*task, From::kWaiting);
     }
   }
-  // One in any case: guests that wait just before their slice is over would keep all others from starting.
+  // One in any case: guests that wait just before their slice is over would keep all others from
+  // starting.
   for (bool first = true; may_start() && (first || !out_of_time()); first = false) {
     run(*fresh_.pop_front(), From::kWaiting);
   }

@@ -1,14 +1,15 @@
-// Which guest runs next. Guests run on the loop thread, one slice at a time, between the loop's other work.
-// Confined to the loop thread.
+// Which guest runs next. Guests run on the loop thread, one slice at a time, between the loop's
+// other work. Confined to the loop thread.
 //
 // Four kinds of guests, in the order in which a turn serves them:
 //   woken    waited for something that has come: run at once, they are about to finish
-//   fresh    not started yet: in order of arrival, as long as few started ones still compute and the pool has room
-//   young    used up their slice: run to their end in order, one slice a turn. Interleaving them would cost more: each
+//   fresh    not started yet: in order of arrival, as long as few started ones still compute and
+//   the pool has room young    used up their slice: run to their end in order, one slice a turn.
+//   Interleaving them would cost more: each
 //            switch throws a heavy guest's memory out of the caches (20 to 40 % with JavaScript)
 //   old      have computed for kYoungMax without a rest: round robin, at least one turn in four
-// So a guest that computes for ever delays another by a slice and never keeps one from starting, and short requests pass
-// long ones.
+// So a guest that computes for ever delays another by a slice and never keeps one from starting,
+// and short requests pass long ones.
 #pragma once
 
 #include <array>
@@ -29,8 +30,8 @@ class GuestTask {
   GuestTask(const GuestTask&) = delete;
   GuestTask& operator=(const GuestTask&) = delete;
 
-  // A slice is over. The task may be removed and destroyed inside, but for a task that yielded, which is queued after it
-  // returns unless it was removed.
+  // A slice is over. The task may be removed and destroyed inside, but for a task that yielded,
+  // which is queued after it returns unless it was removed.
   virtual void on_run(engine::Events events) = 0;
 
  private:
@@ -85,7 +86,8 @@ class Scheduler final : public net::TurnHook {
   static constexpr base::Duration kTurnMax = std::chrono::milliseconds(2);
 
   // `instances_max`: what the engine's pool holds. Guests beyond it wait unstarted.
-  Scheduler(engine::Guests& guests, engine::Ticker& ticker, OutboundSink& outbound, std::size_t instances_max);
+  Scheduler(engine::Guests& guests, engine::Ticker& ticker, OutboundSink& outbound,
+            std::size_t instances_max);
   ~Scheduler() override;
 
   // A new guest; `id` from Guests::start.

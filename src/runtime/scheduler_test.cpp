@@ -25,7 +25,8 @@ TEST_F(SchedulerTest, ShortGuestsPassOneThatComputesForEver) {
   endless.close(http::Outcome::kClientGone);
 }
 
-// risks.md 4: the limit on started guests counts young ones only, or eight endless guests would stop the worker.
+// risks.md 4: the limit on started guests counts young ones only, or eight endless guests would
+// stop the worker.
 TEST_F(SchedulerTest, EightEndlessGuestsDoNotKeepOthersFromStarting) {
   std::vector<std::unique_ptr<TestExchange>> endless;
   for (int i = 0; i < 8; ++i) {
@@ -45,7 +46,8 @@ TEST_F(SchedulerTest, EightEndlessGuestsDoNotKeepOthersFromStarting) {
   }
 }
 
-// Each computes for most of a slice and then waits for a moment, so that it is never among those that compute.
+// Each computes for most of a slice and then waits for a moment, so that it is never among those
+// that compute.
 TEST_F(SchedulerTest, GuestsThatAreWokenAllTheTimeDoNotKeepOthersFromStarting) {
   std::vector<std::unique_ptr<TestExchange>> busy;
   for (int i = 0; i < 6; ++i) {

@@ -114,7 +114,7 @@ struct Service::Answer {
   int status = 200;
   std::string_view type;
   std::string_view body;
-  bool allow = false;        // name the methods
+  bool allow = false;  // name the methods
   bool retry_after = false;
 };
 
@@ -140,7 +140,8 @@ void Service::to_component(http::Exchange& exchange, std::string_view path_query
     problem(exchange, 502, "the module could not be loaded");
     return;
   }
-  auto permit = context_.segment.try_acquire(context_.slot, context_.settings.max_concurrent_requests);
+  auto permit =
+      context_.segment.try_acquire(context_.slot, context_.settings.max_concurrent_requests);
   if (!permit.has_value()) {
     context_.segment.count_failure(context_.slot, shared::GuestFailure::kOverload);
     problem(exchange, 503, "too many requests at once");
@@ -205,7 +206,8 @@ void Service::send(http::Exchange& exchange, const Answer& answer) {
   const auto id = telemetry::make_uuid(context_.random);
   const http::Field* parent = http::find_field(exchange.head().fields, "traceparent");
   const auto traceparent = telemetry::format_traceparent(telemetry::child_of(
-      parent == nullptr ? std::nullopt : telemetry::parse_traceparent(parent->value), context_.random));
+      parent == nullptr ? std::nullopt : telemetry::parse_traceparent(parent->value),
+      context_.random));
   std::vector<http::Field>& fields = context_.fields;
   fields.clear();
   if (!answer.type.empty()) {
@@ -243,8 +245,8 @@ void Service::describe_failure(int status, std::string_view detail, std::string&
   shared::count(context_.counters().requests);
   context_.segment.count_response(context_.slot, status, {});
   write_problem(body, status, detail);
-  fmt::format_to(std::back_inserter(field_lines), "Content-Type: {}\r\nX-Request-ID: {}\r\n", kProblemType,
-                 telemetry::view(telemetry::make_uuid(context_.random)));
+  fmt::format_to(std::back_inserter(field_lines), "Content-Type: {}\r\nX-Request-ID: {}\r\n",
+                 kProblemType, telemetry::view(telemetry::make_uuid(context_.random)));
   if (status == 503) {
     field_lines += "Retry-After: 1\r\n";
   }
@@ -287,7 +289,8 @@ HealthView Service::health(std::string_view query) {
   view.resident_bytes = resident_bytes();
   view.memory_limit_per_request = context_.settings.memory_limit_bytes;
   view.verbose = is_verbose(query);
-  view.loaded_module = context_.component != nullptr ? context_.settings.component_name : std::string_view();
+  view.loaded_module =
+      context_.component != nullptr ? context_.settings.component_name : std::string_view();
   return view;
 }
 

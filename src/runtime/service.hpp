@@ -1,4 +1,5 @@
-// Answers requests: the built-in endpoints itself, all else by the component. Confined to the loop thread.
+// Answers requests: the built-in endpoints itself, all else by the component. Confined to the loop
+// thread.
 #pragma once
 
 #include <cstdint>
@@ -14,11 +15,20 @@ namespace mik::runtime {
 
 // Where a path leads. Built-in paths win; the query plays no part.
 struct Route {
-  enum class To : std::uint8_t { kComponent, kHealth, kLive, kReady, kMetrics, kNoModule, kUnknownModule, kServer };
+  enum class To : std::uint8_t {
+    kComponent,
+    kHealth,
+    kLive,
+    kReady,
+    kMetrics,
+    kNoModule,
+    kUnknownModule,
+    kServer
+  };
   To to = To::kComponent;
-  std::string path_query;    // for the component, when it is not what came: "/run/m?x" -> "/?x"
-  std::string_view rest;     // for the component: part of what came, or of path_query
-  std::string module;        // kUnknownModule: decoded
+  std::string path_query;  // for the component, when it is not what came: "/run/m?x" -> "/?x"
+  std::string_view rest;   // for the component: part of what came, or of path_query
+  std::string module;      // kUnknownModule: decoded
 };
 // `path_query` as in http::RequestHead; `component` is the name under /run/.
 Route route(std::string_view path_query, std::string_view component);

@@ -16,7 +16,8 @@ TEST(Route, BuiltInPathsWin) {
   EXPECT_EQ(route("/health/ready", "app").to, To::kReady);
   EXPECT_EQ(route("/metrics", "app").to, To::kMetrics);
   EXPECT_EQ(route("*", "app").to, To::kServer);
-  for (const char* path : {"/", "/health/", "/healthy", "/metrics/", "/runs", "//health", "/a?/health"}) {
+  for (const char* path :
+       {"/", "/health/", "/healthy", "/metrics/", "/runs", "//health", "/a?/health"}) {
     EXPECT_EQ(route(path, "app").to, To::kComponent) << path;
     EXPECT_EQ(route(path, "app").rest, path);
   }
@@ -65,8 +66,8 @@ TEST_F(ServiceTest, HealthIsTheGuidesDocument) {
   ask(exchange);
   EXPECT_EQ(exchange.status, 200);
   EXPECT_EQ(exchange.fields["Content-Type"], "application/json");
-  for (const char* member : {"\"status\": \"ready\"", "\"cache_size\": 1", "\"cache_capacity\": 100",
-                             "\"total_requests\": 1"}) {
+  for (const char* member : {"\"status\": \"ready\"", "\"cache_size\": 1",
+                             "\"cache_capacity\": 100", "\"total_requests\": 1"}) {
     EXPECT_NE(exchange.body.find(member), std::string::npos) << member << exchange.body;
   }
   EXPECT_EQ(exchange.body.find("loaded_modules"), std::string::npos);
@@ -137,10 +138,12 @@ TEST_F(ServiceTest, MetricsCountWhatHappened) {
   TestExchange metrics("/metrics");
   ask(metrics);
   EXPECT_EQ(metrics.fields["Content-Type"], "text/plain; version=0.0.4; charset=utf-8");
-  for (const char* sample : {"mik_http_requests_total{status=\"2xx\"} 1\n", "mik_http_requests_total{status=\"5xx\"} 1\n",
-                             "mik_guest_failures_total{reason=\"trap\"} 1\n", "mik_requests_total 3\n",
-                             "mik_guest_requests_total 2\n", "mik_active_requests 0\n",
-                             "mik_http_request_duration_seconds_bucket{le=\"+Inf\"} 2\n"}) {
+  for (const char* sample :
+       {"mik_http_requests_total{status=\"2xx\"} 1\n",
+        "mik_http_requests_total{status=\"5xx\"} 1\n",
+        "mik_guest_failures_total{reason=\"trap\"} 1\n", "mik_requests_total 3\n",
+        "mik_guest_requests_total 2\n", "mik_active_requests 0\n",
+        "mik_http_request_duration_seconds_bucket{le=\"+Inf\"} 2\n"}) {
     EXPECT_NE(metrics.body.find(sample), std::string::npos) << sample << "\n" << metrics.body;
   }
 }

@@ -130,7 +130,10 @@ class TestExchange final : public http::Exchange {
   http::Outcome outcome_ = http::Outcome::kComplete;
 };
 
-class TestWorker : public ::testing::Test, public engine::Guests::Observer, public OutboundSink, public Outbound {
+class TestWorker : public ::testing::Test,
+                   public engine::Guests::Observer,
+                   public OutboundSink,
+                   public Outbound {
  protected:
   TestWorker() {
     settings_.component_name = "app";
@@ -176,12 +179,14 @@ class TestWorker : public ::testing::Test, public engine::Guests::Observer, publ
   std::unique_ptr<net::Loop> loop_ = net::Loop::create().value();
   shared::Segment segment_ = shared::Segment::create(1).value();
   base::Fd null_{::open("/dev/null", O_WRONLY | O_CLOEXEC)};
-  telemetry::Log log_{null_.get(), config::LogLevel::kTrace, config::LogFormat::kJson, telemetry::Writing::kDirect};
+  telemetry::Log log_{null_.get(), config::LogLevel::kTrace, config::LogFormat::kJson,
+                      telemetry::Writing::kDirect};
   engine::Engine engine_ = engine::Engine::create({}).value();
   engine::Component component_ = engine::Component::load(engine_, 0, {}).value();
   engine::Ticker ticker_{engine_};
   std::unique_ptr<engine::Guests> guests_ = engine::Guests::create(engine_, *this).value();
-  Context context_{settings_, *loop_, segment_, 0, log_, telemetry::Random(7), nullptr, nullptr, nullptr, nullptr, {}, {}};
+  Context context_{settings_, *loop_,  segment_, 0,       log_, telemetry::Random(7),
+                   nullptr,   nullptr, nullptr,  nullptr, {},   {}};
   static constexpr std::size_t kInstances = 40;
   Scheduler scheduler_{*guests_, ticker_, *this, kInstances};
   GuestExchangePool pool_{context_};

@@ -159,7 +159,8 @@ Worker::Worker(shared::WorkerBoot boot, config::Settings settings, shared::Segme
       control_(std::move(boot_.control)),
       loop_(std::move(loop)),
       log_(kStdout, settings_.log_level, settings_.log_format),
-      context_{settings_, *loop_, segment_, slot_, log_, {}, nullptr, nullptr, nullptr, nullptr, {}, {}},
+      context_{settings_, *loop_,  segment_, slot_,   log_, {},
+               nullptr,   nullptr, nullptr,  nullptr, {},   {}},
       guest_observer_(*loop_),
       drain_timer_(net::Timer::of<&Worker::on_drain_deadline>(this)) {}
 
@@ -182,7 +183,8 @@ base::Result<void> Worker::start() {
     const base::ErrorCode code = loaded.error().code();
     if (code != base::ErrorCode::kNotFound && code != base::ErrorCode::kUntrusted &&
         code != base::ErrorCode::kArtefact) {
-      return std::move(loaded).error().because(fmt::format("cannot serve {}", settings_.component_path));
+      return std::move(loaded).error().because(
+          fmt::format("cannot serve {}", settings_.component_path));
     }
     if (code == base::ErrorCode::kUntrusted) {
       log_.line(telemetry::Level::kWarn, "Artefact refused; compiling again")
@@ -199,12 +201,14 @@ base::Result<void> Worker::start_engine() {
   store_.emplace(std::move(store));
   engine::EngineOptions options = engine_options(settings_, false);
   if (options.on_demand) {
-    log_.line(telemetry::Level::kWarn, "Address space is limited: guests get their memory one by one, which is slower");
+    log_.line(telemetry::Level::kWarn,
+              "Address space is limited: guests get their memory one by one, which is slower");
   }
   auto engine = engine::Engine::create(options);
   while (!engine.has_value() && engine.error().code() == base::ErrorCode::kSystem &&
          options.instances_max > 16) {
-    // Too little address space for the pool: a smaller one serves fewer requests at once, and that is all.
+    // Too little address space for the pool: a smaller one serves fewer requests at once, and that
+    // is all.
     options.instances_max /= 2;
     engine = engine::Engine::create(options);
     if (engine.has_value()) {
@@ -277,7 +281,8 @@ void Worker::on_io(std::uint32_t /*events*/) {
   while (control_.open()) {
     const auto received = control_.receive();
     if (!received.has_value()) {
-      log_.line(telemetry::Level::kError, "Bad control message").str("error", received.error().to_string());
+      log_.line(telemetry::Level::kError, "Bad control message")
+          .str("error", received.error().to_string());
       return;
     }
     if (std::holds_alternative<shared::NothingYet>(*received)) {
@@ -312,14 +317,16 @@ void Worker::on_message(const shared::Message& message) {
 void Worker::on_artefact(const base::Result<void>& outcome) {
   if (outcome.has_value()) {
     if (const auto ready = become_ready(); !ready.has_value()) {
-      log_.line(telemetry::Level::kError, "Cannot reach the supervisor").str("error", ready.error().to_string());
+      log_.line(telemetry::Level::kError, "Cannot reach the supervisor")
+          .str("error", ready.error().to_string());
     }
     return;
   }
   service_->component_failed();
   pool_->component_failed();
   report_fatal(outcome.error());
-  // One that stayed would accept its share of connections, for nothing but 502, beside others that serve.
+  // One that stayed would accept its share of connections, for nothing but 502, beside others that
+  // serve.
   exit_code_ = 1;
   loop_->stop();
 }
@@ -350,7 +357,8 @@ int run_worker(shared::WorkerBoot boot) {
     MIK_TRY_ASSIGN(config::Settings settings, config::deserialize(block));
     MIK_TRY_ASSIGN(shared::Segment segment, shared::Segment::attach(boot.segment.get()));
     MIK_TRY_ASSIGN(auto loop, net::Loop::create());
-    return std::make_unique<Worker>(std::move(boot), std::move(settings), std::move(segment), std::move(loop));
+    return std::make_unique<Worker>(std::move(boot), std::move(settings), std::move(segment),
+                                    std::move(loop));
   }();
   if (!prepared.has_value()) {
     shared::Channel control(std::move(boot.control));

@@ -1,4 +1,5 @@
-// A worker process: one loop, one engine, its share of the connections. Everything below is confined to its main thread.
+// A worker process: one loop, one engine, its share of the connections. Everything below is
+// confined to its main thread.
 #pragma once
 
 #include "shared/boot.hpp"
