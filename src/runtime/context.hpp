@@ -42,6 +42,11 @@ struct Context {
   // Null until the component is compiled and loaded.
   const engine::Component* component = nullptr;
 
+  // Requests with a permit whose body has not ended, and requests that wait for theirs before they
+  // ask for one.
+  std::uint64_t open_bodies = 0;
+  std::uint64_t waiting_bodies = 0;
+
   // Scratch for texts and field lists that live for one call.
   std::string text;
   std::vector<http::Field> fields;

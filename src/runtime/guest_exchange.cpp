@@ -14,6 +14,9 @@ namespace {
 
 using shared::GuestFailure;
 
+// Of a body whose request has no permit yet: what is kept of it before it asks for one.
+constexpr std::size_t kBytesBeforePermit = 64 * 1024;
+
 struct FailureAnswer {
   int status;
   GuestFailure counted;
@@ -98,53 +101,6 @@ struct GuestExchange::SavedHead {
   std::vector<std::pair<std::string, std::string>> trailers;
 };
 
-// ---- pool
-
-GuestExchangePool::GuestExchangePool(Context& context) : context_(context) {}
-
-GuestExchangePool::~GuestExchangePool() { MIK_ASSERT(all_.size() == idle_.size()); }
-
-GuestExchange& GuestExchangePool::get() {
-  if (idle_.empty()) {
-    all_.push_back(std::make_unique<GuestExchange>(context_, *this));
-    return *all_.back();
-  }
-  GuestExchange& exchange = *idle_.back();
-  idle_.pop_back();
-  return exchange;
-}
-
-void GuestExchangePool::put(GuestExchange& exchange) {
-  exchange.reset();
-  if (idle_.size() < kIdleMax) {
-    idle_.push_back(&exchange);
-    return;
-  }
-  const auto found =
-      std::ranges::find_if(all_, [&](const auto& one) { return one.get() == &exchange; });
-  std::swap(*found, all_.back());
-  all_.pop_back();
-}
-
-void GuestExchangePool::component_ready() {
-  // One by one: an answer to one may end its connection, and with it others that wait here.
-  while (!waiting_.empty()) {
-    GuestExchange& exchange = *waiting_.front();
-    waiting_.erase(waiting_.begin());
-    exchange.start_saved();
-  }
-}
-
-void GuestExchangePool::component_failed() {
-  while (!waiting_.empty()) {
-    GuestExchange& exchange = *waiting_.front();
-    exchange.error_ = "the module could not be loaded";
-    exchange.answer(502, "the module could not be loaded");  // waits no longer
-  }
-}
-
-// ---- exchange
-
 GuestExchange::GuestExchange(Context& context, GuestExchangePool& pool)
     : context_(context),
       pool_(pool),
@@ -157,6 +113,7 @@ void GuestExchange::reset() {
   deadline_timer_.disarm();
   deadline_ = base::kNever;
   running_ = head_sent_ = ended_ = cut_ = body_open_ = body_paused_ = false;
+  MIK_ASSERT(!waits_for_body_ && !counts_as_open_);
   failure_status_ = 0;
   error_.clear();
   stats_ = {};
@@ -183,13 +140,63 @@ void GuestExchange::begin(http::Exchange& exchange, std::string_view path_query,
   shared::count(context_.counters().guest_requests);
   exchange.attach(*this);
   run_clock(!body_open_);
+  if (!permit_.held()) {
+    waits_for_body_ = true;
+    ++context_.waiting_bodies;
+    save(head, path_query);
+    return;
+  }
+  count_open_body();
   if (context_.component == nullptr) {
     save(head, path_query);
-    pool_.waiting_.push_back(this);
-    run_clock(true);
+    wait_for_component();
     return;
   }
   start(head, path_query);
+}
+
+void GuestExchange::wait_for_component() {
+  pool_.waiting_.push_back(this);
+  run_clock(true);
+}
+
+void GuestExchange::count_open_body() {
+  if (body_open_) {
+    counts_as_open_ = true;
+    ++context_.open_bodies;
+  }
+}
+
+void GuestExchange::drop_open_body() {
+  if (std::exchange(counts_as_open_, false)) {
+    --context_.open_bodies;
+  }
+}
+
+void GuestExchange::stop_waiting_for_body() {
+  if (std::exchange(waits_for_body_, false)) {
+    --context_.waiting_bodies;
+  }
+}
+
+bool GuestExchange::admit() {
+  stop_waiting_for_body();
+  auto permit =
+      context_.segment.try_acquire(context_.slot, context_.settings.max_concurrent_requests);
+  if (!permit.has_value()) {
+    context_.segment.count_failure(context_.slot, GuestFailure::kOverload);
+    error_ = "too many requests at once";
+    answer(503, error_);
+    return false;
+  }
+  permit_ = std::move(*permit);
+  count_open_body();
+  if (context_.component == nullptr) {
+    body_paused_ = true;
+    wait_for_component();
+    return true;
+  }
+  return start_saved();
 }
 
 void GuestExchange::save(const http::RequestHead& head, std::string_view path_query) {
@@ -212,11 +219,11 @@ void GuestExchange::save(const http::RequestHead& head, std::string_view path_qu
   saved_->head.fields = saved_->fields;
 }
 
-void GuestExchange::start_saved() {
+bool GuestExchange::start_saved() {
   const std::unique_ptr<SavedHead> saved = std::move(saved_);
   run_clock(!body_open_);
   if (!start(saved->head, saved->path_query)) {
-    return;  // answered: this may be gone
+    return false;  // answered: this may be gone
   }
   if (!saved->body.empty()) {
     context_.guests->push_body(id_, saved->body);
@@ -231,6 +238,7 @@ void GuestExchange::start_saved() {
     body_paused_ = false;
     exchange_->resume_body();
   }
+  return true;
 }
 
 bool GuestExchange::start(const http::RequestHead& head, std::string_view path_query) {
@@ -280,6 +288,15 @@ base::Time GuestExchange::deadline() const noexcept {
 http::Flow GuestExchange::on_body(std::string_view bytes) {
   if (saved_ != nullptr) {
     saved_->body += bytes;
+    if (waits_for_body_ && saved_->body.size() < kBytesBeforePermit) {
+      return http::Flow::kGoOn;
+    }
+    if (waits_for_body_ && !admit()) {
+      return http::Flow::kGoOn;  // answered: this may be gone
+    }
+    if (saved_ == nullptr) {
+      return http::Flow::kGoOn;
+    }
     body_paused_ = true;
     return http::Flow::kPause;
   }
@@ -293,10 +310,14 @@ http::Flow GuestExchange::on_body(std::string_view bytes) {
 
 void GuestExchange::on_body_end(std::span<const http::Field> trailers) {
   body_open_ = false;
+  drop_open_body();
   run_clock(true);
   if (saved_ != nullptr) {
     for (const http::Field& field : trailers) {
       saved_->trailers.emplace_back(field.name, field.value);
+    }
+    if (waits_for_body_) {
+      static_cast<void>(admit());
     }
     return;
   }
@@ -307,6 +328,7 @@ void GuestExchange::on_body_end(std::span<const http::Field> trailers) {
 
 void GuestExchange::on_body_error(http::BodyError error) {
   body_open_ = false;
+  drop_open_body();
   if (head_sent_) {
     if (id_ != 0) {
       context_.guests->fail_body(id_);
@@ -505,6 +527,8 @@ void GuestExchange::forget_saved() {
 
 void GuestExchange::on_closed(const http::Closed& closed) {
   exchange_ = nullptr;
+  drop_open_body();
+  stop_waiting_for_body();
   deadline_timer_.disarm();
   forget_saved();
   release_guest();

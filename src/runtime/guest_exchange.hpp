@@ -74,6 +74,7 @@ class GuestExchange final : public http::ExchangeHandler, public GuestTask {
   // What outgoing requests of this guest need to know.
   base::Time deadline() const noexcept;
   const telemetry::TraceContext& trace() const noexcept { return trace_; }
+  engine::RequestId id() const noexcept { return id_; }
   std::string_view request_id() const noexcept { return telemetry::view(request_id_); }
 
  private:
@@ -83,7 +84,14 @@ class GuestExchange final : public http::ExchangeHandler, public GuestTask {
   void reset();
   // False: it answered, and may be destroyed.
   bool start(const http::RequestHead& head, std::string_view path_query);
-  void start_saved();
+  // False: answered instead, and this may be gone.
+  bool start_saved();
+  // What a request whose body was waited for does when enough of it is here. False as above.
+  bool admit();
+  void wait_for_component();
+  void count_open_body();
+  void drop_open_body();
+  void stop_waiting_for_body();
   void save(const http::RequestHead& head, std::string_view path_query);
   void send_head();
   void send_failure(engine::RequestFailure failure);
@@ -109,10 +117,12 @@ class GuestExchange final : public http::ExchangeHandler, public GuestTask {
   base::Time started_;
   bool running_ = false;  // inside on_run
   bool head_sent_ = false;
-  bool ended_ = false;        // END was said
-  bool cut_ = false;          // ABORT was said
-  bool body_open_ = false;    // the request body has not ended
-  bool body_paused_ = false;  // the guest's window is full
+  bool ended_ = false;           // END was said
+  bool cut_ = false;             // ABORT was said
+  bool body_open_ = false;       // the request body has not ended
+  bool waits_for_body_ = false;  // has no permit yet
+  bool counts_as_open_ = false;  // in Context::open_bodies
+  bool body_paused_ = false;     // the guest's window is full
   int failure_status_ = 0;
   std::string error_;  // for the log; empty when all went well
   engine::Stats stats_;

@@ -7,11 +7,20 @@
 
 namespace mik::runtime {
 
+namespace {
+
+// Outgoing requests of one request at once: the worker has 1024 connections for all of its guests.
+constexpr std::size_t kPerGuestMax = 128;
+
+}  // namespace
+
 class OutboundExchanges::One final : public http::ClientExchangeHandler {
  public:
-  One(OutboundExchanges& owner, engine::OutboundId id) : owner_(owner), id_(id) {}
+  One(OutboundExchanges& owner, engine::OutboundId id, engine::RequestId guest)
+      : owner_(owner), id_(id), guest_(guest) {}
 
   engine::OutboundId id() const noexcept { return id_; }
+  engine::RequestId guest() const noexcept { return guest_; }
   void started(http::ClientExchange* exchange) noexcept { exchange_ = exchange; }
 
   void on_events(const engine::OutboundEvents& events) {
@@ -89,6 +98,7 @@ class OutboundExchanges::One final : public http::ClientExchangeHandler {
 
   OutboundExchanges& owner_;
   engine::OutboundId id_;
+  engine::RequestId guest_;
   http::ClientExchange* exchange_ = nullptr;  // null before the start and after the end
   bool body_ended_ = false;
   bool body_failed_ = false;
@@ -110,6 +120,9 @@ OutboundExchanges::~OutboundExchanges() {
 void OutboundExchanges::end(One& one) {
   context_.guests->outbound_release(one.id());
   active_.erase(&one);
+  if (const auto found = by_guest_.find(one.guest()); --found->second == 0) {
+    by_guest_.erase(found);
+  }
   delete &one;
 }
 
@@ -150,7 +163,13 @@ void OutboundExchanges::begin(engine::OutboundId id, const GuestExchange& guest)
   request.first_byte_timeout = timeout_of(head.first_byte_timeout);
   request.between_bytes_timeout = timeout_of(head.between_bytes_timeout);
   request.deadline = guest.deadline();
-  if (const http::ClientError error = client_.check(request); error != http::ClientError::kNone) {
+  http::ClientError error = client_.check(request);
+  if (const auto found = by_guest_.find(guest.id()); error == http::ClientError::kNone &&
+                                                     found != by_guest_.end() &&
+                                                     found->second >= kPerGuestMax) {
+    error = http::ClientError::kConnectionLimitReached;
+  }
+  if (error != http::ClientError::kNone) {
     context_.log.line(telemetry::Level::kWarn, "Outgoing request refused")
         .str("request_id", guest.request_id())
         .str("host", head.authority)
@@ -158,8 +177,9 @@ void OutboundExchanges::begin(engine::OutboundId id, const GuestExchange& guest)
     context_.guests->refuse(id, static_cast<int>(error));
     return;
   }
-  auto* one = new One(*this, id);
+  auto* one = new One(*this, id, guest.id());
   active_.insert(one);
+  ++by_guest_[guest.id()];
   context_.guests->accept(id, reinterpret_cast<std::uint64_t>(one));
   one->started(client_.start(request, *one));
 }

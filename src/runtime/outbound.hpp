@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <unordered_map>
 #include <unordered_set>
 
 #include "http/client.hpp"
@@ -31,6 +32,7 @@ class OutboundExchanges final : public Outbound, public OutboundSink {
   Context& context_;
   http::Client& client_;
   std::unordered_set<One*> active_;
+  std::unordered_map<engine::RequestId, std::size_t> by_guest_;  // how many are active
 };
 
 }  // namespace mik::runtime

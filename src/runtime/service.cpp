@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <optional>
@@ -140,6 +141,10 @@ void Service::to_component(http::Exchange& exchange, std::string_view path_query
     problem(exchange, 502, "the module could not be loaded");
     return;
   }
+  if (exchange.head().body != http::BodyKind::kNone && context_.open_bodies >= open_bodies_max()) {
+    wait_for_body(exchange, path_query);
+    return;
+  }
   auto permit =
       context_.segment.try_acquire(context_.slot, context_.settings.max_concurrent_requests);
   if (!permit.has_value()) {
@@ -148,6 +153,22 @@ void Service::to_component(http::Exchange& exchange, std::string_view path_query
     return;
   }
   pool_.get().begin(exchange, path_query, std::move(*permit));
+}
+
+// Slow uploads may hold half of the permits: a share for each worker.
+std::uint64_t Service::open_bodies_max() const {
+  return std::max<std::uint64_t>(
+      1, context_.settings.max_concurrent_requests / 2 / context_.segment.slots());
+}
+
+// Further ones take a permit when their body is here, or 64 KiB of it.
+void Service::wait_for_body(http::Exchange& exchange, std::string_view path_query) {
+  if (context_.waiting_bodies >= context_.settings.max_concurrent_requests) {
+    context_.segment.count_failure(context_.slot, shared::GuestFailure::kOverload);
+    problem(exchange, 503, "too many requests at once");
+    return;
+  }
+  pool_.get().begin(exchange, path_query, shared::RequestPermit());
 }
 
 void Service::built_in(http::Exchange& exchange, const Route& to) {

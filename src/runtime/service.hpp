@@ -50,6 +50,8 @@ class Service final : public http::Service {
   void send(http::Exchange& exchange, const Answer& answer);
   void problem(http::Exchange& exchange, int status, std::string_view detail);
   void to_component(http::Exchange& exchange, std::string_view path_query);
+  void wait_for_body(http::Exchange& exchange, std::string_view path_query);
+  std::uint64_t open_bodies_max() const;
   std::string_view status_now() const;
   HealthView health(std::string_view query);
   std::uint64_t resident_bytes();

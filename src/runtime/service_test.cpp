@@ -130,6 +130,52 @@ TEST_F(ServiceTest, TheGlobalLimitIsA503WithRetryAfterAndHealthIsExempt) {
   EXPECT_EQ(ask(third).status, 200);
 }
 
+// risks.md 7: slow uploads do not take all permits.
+TEST_F(ServiceTest, BodiesThatAreOpenHoldHalfOfThePermitsAtMost) {
+  settings_.max_concurrent_requests = 4;
+  std::vector<std::unique_ptr<TestExchange>> slow;
+  for (int i = 0; i < 3; ++i) {
+    slow.push_back(std::make_unique<TestExchange>("/echo", http::BodyKind::kChunked));
+    ask(*slow.back());
+  }
+  EXPECT_EQ(active(), 2u);
+  TestExchange quick("/hello");
+  EXPECT_EQ(ask(quick).status, 200);
+  EXPECT_EQ(slow[2]->send_body("all of it"), http::Flow::kGoOn);
+  EXPECT_EQ(active(), 2u);
+  slow[2]->end_body();
+  turn(2);
+  EXPECT_TRUE(slow[2]->complete());
+  EXPECT_EQ(slow[2]->body, "all of it");
+  TestExchange large("/echo", http::BodyKind::kChunked);
+  ask(large);
+  large.send_body(std::string(64 * 1024, 'x'));
+  turn(2);
+  EXPECT_EQ(large.body.size(), 64u * 1024);
+  EXPECT_EQ(active(), 3u);
+  slow[0]->close(http::Outcome::kClientGone);
+  slow[1]->close(http::Outcome::kClientGone);
+  large.close(http::Outcome::kClientGone);
+  EXPECT_EQ(context_.open_bodies + context_.waiting_bodies, 0u);
+  EXPECT_EQ(active(), 0u);
+}
+
+TEST_F(ServiceTest, ABodyThatWasWaitedForMayFindNoPermit) {
+  settings_.max_concurrent_requests = 1;
+  TestExchange first("/echo", http::BodyKind::kChunked);
+  ask(first);
+  TestExchange second("/echo", http::BodyKind::kChunked);
+  ask(second);
+  EXPECT_EQ(second.status, 0);
+  second.end_body();
+  EXPECT_EQ(second.status, 503);
+  TestExchange third("/echo", http::BodyKind::kChunked);
+  ask(third);
+  third.close(http::Outcome::kClientGone);
+  first.close(http::Outcome::kClientGone);
+  EXPECT_EQ(context_.open_bodies + context_.waiting_bodies, 0u);
+}
+
 TEST_F(ServiceTest, MetricsCountWhatHappened) {
   TestExchange good("/hello");
   ask(good);

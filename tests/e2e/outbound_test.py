@@ -269,6 +269,22 @@ class StreamingTest(OutboundCase):
             response = self.server.get(f"/fetch-many?n=20&url=http://127.0.0.1:{upstream.port}/")
             self.assertEqual(response.text(), "200\n" * 20)
 
+    def test_one_request_has_so_many_at_once_and_no_more(self):
+        with Upstream() as upstream:
+            gate = threading.Event()
+
+            def wait(connection, seen, more):
+                gate.wait(20)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            upstream.behave = wait
+            with self.server.connect() as connection:
+                connection.send(encode("GET", f"/fetch-many?url=http://127.0.0.1:{upstream.port}/&n=200"))
+                wait_until(lambda: upstream.accepted >= 128, 20)
+                self.server.wait_log("Outgoing request refused", error="connection_limit_reached")
+                gate.set()
+                connection.response()
+            self.assertLessEqual(upstream.accepted, 129)
+
     def test_exchanges_leave_nothing_behind(self):
         worker = self.server.worker()
         with Upstream() as upstream:
