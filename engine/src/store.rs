@@ -25,6 +25,9 @@ pub struct Response {
     pub body: Option<Arc<BodyOut>>,
 }
 
+/// A tick so soon after a run's start is left over from before it.
+const STALE_TICK: u64 = 100_000;
+
 /// Accounts the CPU time of one request, run by run. A run that no tick falls into is short and is measured by the wall
 /// clock (no system call); from its first tick on, a run is measured by the thread's CPU time, so that a worker that was
 /// preempted does not charge the guest for it.
@@ -72,6 +75,14 @@ impl CpuClock {
     /// An epoch tick while the guest runs.
     fn tick(&mut self) -> Result<UpdateDeadline, Stop> {
         let wall = monotonic_ns() - self.started;
+        if self.ticked.is_none() && wall < STALE_TICK {
+            // The epoch moved while the guest waited. No system call for that.
+            return if self.spent + wall > self.budget {
+                Err(Stop::Cpu)
+            } else {
+                Ok(UpdateDeadline::Continue(1))
+            };
+        }
         if self.ticked.is_none() {
             self.ticked = Some((wall, thread_cpu_ns()));
         }

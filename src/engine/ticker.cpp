@@ -14,9 +14,10 @@ namespace mik::engine {
 namespace {
 
 constexpr long kTickNs = 1'000'000;
-// Ticks without a sign of life before the ticker sleeps: long enough that a busy loop never pays
-// for waking it.
-constexpr int kIdleTicksMax = 50;
+// Ticks without a sign of life before the ticker sleeps. Each costs a switch of threads, waking it
+// again a futex call: so a busy loop never pays for waking it, and one that serves a burst now and
+// then does not pay for ticks in between.
+constexpr int kIdleTicksMax = 3;
 
 void futex(std::atomic<std::uint32_t>& word, int operation, std::uint32_t value) noexcept {
   static_assert(sizeof word == sizeof(std::uint32_t));
