@@ -24,7 +24,7 @@ class ServerCore;
 // Bytes that were read and not yet used: [begin, end).
 class InputBuffer {
  public:
-  static constexpr std::size_t kBytes = 16 * 1024;
+  static constexpr std::size_t kBytes = 64 * 1024;  // a request body in few reads
 
   std::string_view view() const noexcept { return {bytes_.get() + begin_, end_ - begin_}; }
   bool empty() const noexcept { return begin_ == end_; }

@@ -1,5 +1,6 @@
 #include "runtime/worker.hpp"
 
+#include <malloc.h>
 #include <sys/epoll.h>
 #include <unistd.h>
 
@@ -33,6 +34,8 @@ constexpr std::size_t kOffloadThreads = 4;
 constexpr std::size_t kOffloadQueue = 256;
 constexpr std::size_t kLogFlushBytes = 32 * 1024;
 constexpr int kStdout = 1;
+constexpr int kMallocMapsFrom = 4 << 20;
+constexpr int kMallocKeeps = 8 << 20;
 
 http::Limits limits_of(const config::Settings& settings) {
   http::Limits limits;
@@ -352,6 +355,10 @@ void Worker::on_drain_deadline() {
 }  // namespace
 
 int run_worker(shared::WorkerBoot boot) {
+  // Pieces of bodies come and go by the thousand: memory that goes back to the kernel each time
+  // comes again by faults.
+  ::mallopt(M_MMAP_THRESHOLD, kMallocMapsFrom);
+  ::mallopt(M_TRIM_THRESHOLD, kMallocKeeps);
   auto prepared = [&]() -> base::Result<std::unique_ptr<Worker>> {
     MIK_TRY_ASSIGN(const std::string block, shared::read_block(boot.settings.get()));
     MIK_TRY_ASSIGN(config::Settings settings, config::deserialize(block));
