@@ -119,7 +119,6 @@ void visit(Archive& archive, Value& s) {
   archive(s.cpu_budget);
   archive(s.env);
   archive(s.http_allowed);
-  archive(s.http_ca_file);
   archive(s.max_concurrent_requests);
   archive(s.max_connections);
   archive(s.max_body_bytes);

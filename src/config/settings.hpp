@@ -35,7 +35,6 @@ struct Settings {
 
   // Outgoing requests of guests.
   std::vector<std::string> http_allowed;
-  std::string http_ca_file;
 
   // Limits.
   std::uint32_t max_concurrent_requests = 1000;

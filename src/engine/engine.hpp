@@ -306,7 +306,7 @@ class Guests {
 };
 
 // Calls Engine::tick once a millisecond while guests run, and sleeps when none do: an idle worker
-// takes no CPU. begin() and end() belong to the loop thread.
+// takes no CPU. keep_awake() belongs to the loop thread.
 class Ticker {
  public:
   explicit Ticker(Engine& engine);

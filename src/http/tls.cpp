@@ -130,7 +130,7 @@ base::Result<void> load_trust(SSL_CTX* context, const std::string& ca_file) {
     SSL_CTX_load_verify_dir(context, folder);
   }
   if (!ca_file.empty() && SSL_CTX_load_verify_file(context, ca_file.c_str()) != 1) {
-    return store_error("cannot read the certificates of http_ca_file " + ca_file);
+    return store_error("cannot read the certificates of " + ca_file);
   }
   ERR_clear_error();
   return {};

@@ -114,7 +114,6 @@ void GuestExchange::reset() {
   deadline_ = base::kNever;
   running_ = head_sent_ = ended_ = cut_ = body_open_ = body_paused_ = false;
   MIK_ASSERT(!waits_for_body_ && !counts_as_open_);
-  failure_status_ = 0;
   error_.clear();
   stats_ = {};
   trailers_.clear();
@@ -473,7 +472,6 @@ void GuestExchange::answer(int status, std::string_view detail) {
   release_guest();
   forget_saved();
   deadline_timer_.disarm();
-  failure_status_ = status;
   write_problem(context_.text, status, detail);
   const auto traceparent = telemetry::format_traceparent(trace_);
   std::vector<http::Field>& fields = context_.fields;

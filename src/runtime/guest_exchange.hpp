@@ -123,8 +123,7 @@ class GuestExchange final : public http::ExchangeHandler, public GuestTask {
   bool waits_for_body_ = false;  // has no permit yet
   bool counts_as_open_ = false;  // in Context::open_bodies
   bool body_paused_ = false;     // the guest's window is full
-  int failure_status_ = 0;
-  std::string error_;  // for the log; empty when all went well
+  std::string error_;            // for the log; empty when all went well
   engine::Stats stats_;
 
   telemetry::TraceContext trace_;

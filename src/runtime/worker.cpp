@@ -232,9 +232,7 @@ base::Result<void> Worker::start_engine() {
 base::Result<void> Worker::start_services() {
   MIK_TRY_ASSIGN(allowed_, http::AllowList::compile(settings_.http_allowed));
   offload_.emplace(*loop_, kOffloadThreads, kOffloadQueue);
-  http::ClientOptions client_options;
-  client_options.ca_file = settings_.http_ca_file;
-  client_.emplace(*loop_, *offload_, client_options, allowed_);
+  client_.emplace(*loop_, *offload_, http::ClientOptions(), allowed_);
   outbound_.emplace(context_, *client_);
   scheduler_.emplace(*guests_, *ticker_, *outbound_, instances_max_);
   context_.guests = guests_.get();
