@@ -146,13 +146,14 @@ base::Result<Resolved> resolve_run(const RunArguments& arguments, bool verbose,
   settings.workers = workers == 0 ? cpus.count : workers;
   settings.pin_workers = cpus.pins(settings.workers);
 
-  settings.execution_timeout = std::chrono::seconds(arguments.timeout_secs.value_or(30));
-  settings.cpu_budget = settings.execution_timeout;
-  settings.memory_limit_bytes = arguments.memory_limit_bytes.value_or(settings.memory_limit_bytes);
-  settings.reuse = arguments.reuse.value_or(1);
-  settings.env = arguments.env;
-  settings.http_allowed = arguments.allow_hosts;
-  if (const auto list = http::AllowList::compile(settings.http_allowed); !list.has_value()) {
+  settings.guest.execution_timeout = std::chrono::seconds(arguments.timeout_secs.value_or(30));
+  settings.guest.cpu_budget = settings.guest.execution_timeout;
+  settings.guest.memory_limit_bytes =
+      arguments.memory_limit_bytes.value_or(settings.guest.memory_limit_bytes);
+  settings.guest.reuse = arguments.reuse.value_or(1);
+  settings.guest.env = arguments.env;
+  settings.guest.http_allowed = arguments.allow_hosts;
+  if (const auto list = http::AllowList::compile(settings.guest.http_allowed); !list.has_value()) {
     return base::Error(list.error()).because("--allow-host cannot be used");
   }
   resolve_log(settings, verbose, environment, stdout_is_terminal, resolved.warnings);

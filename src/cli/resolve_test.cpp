@@ -88,12 +88,12 @@ TEST_F(ResolveTest, LimitsReachTheSettings) {
   arguments_.env = {{"A", "b"}};
   arguments_.allow_hosts = {"127.0.0.1:9001"};
   const config::Settings settings = resolve().value().settings;
-  EXPECT_EQ(settings.execution_timeout, std::chrono::seconds(5));
-  EXPECT_EQ(settings.cpu_budget, std::chrono::seconds(5));
-  EXPECT_EQ(settings.memory_limit_bytes, 1u << 21);
-  EXPECT_EQ(settings.reuse, 9u);
+  EXPECT_EQ(settings.guest.execution_timeout, std::chrono::seconds(5));
+  EXPECT_EQ(settings.guest.cpu_budget, std::chrono::seconds(5));
+  EXPECT_EQ(settings.guest.memory_limit_bytes, 1u << 21);
+  EXPECT_EQ(settings.guest.reuse, 9u);
   EXPECT_EQ(settings.workers, 3u);
-  EXPECT_EQ(settings.env.size(), 1u);
+  EXPECT_EQ(settings.guest.env.size(), 1u);
   EXPECT_EQ(settings.state_dir, folder_);
 }
 

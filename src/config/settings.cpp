@@ -1,11 +1,23 @@
 #include "config/settings.hpp"
 
+#include <algorithm>
+#include <concepts>
 #include <cstring>
 #include <type_traits>
 
 namespace mik::config {
 
 namespace {
+
+template <class Archive, class Value>
+  requires std::same_as<std::remove_const_t<Value>, ModuleSettings>
+void visit(Archive& archive, Value& m);
+template <class Archive, class Value>
+  requires std::same_as<std::remove_const_t<Value>, TenantSettings>
+void visit(Archive& archive, Value& t);
+template <class Archive, class Value>
+  requires std::same_as<std::remove_const_t<Value>, RouteSettings>
+void visit(Archive& archive, Value& r);
 
 // The first bytes of a block: another layout is another number.
 constexpr std::uint32_t kMagic = 0x6d696b01;
@@ -41,6 +53,10 @@ class Writer {
     for (const T& value : values) {
       (*this)(value);
     }
+  }
+  template <class T>
+  void write(const T& value) {
+    visit(*this, value);
   }
 
   std::string& out_;
@@ -99,6 +115,10 @@ class Reader {
       (*this)(values.emplace_back());
     }
   }
+  template <class T>
+  void read(T& value) {
+    visit(*this, value);
+  }
 
   std::string_view in_;
   bool ok_ = true;
@@ -106,20 +126,83 @@ class Reader {
 
 // Every member, once, for both directions.
 template <class Archive, class Value>
+void visit_guest(Archive& archive, Value& g) {
+  archive(g.execution_timeout);
+  archive(g.cpu_budget);
+  archive(g.memory_limit_bytes);
+  archive(g.max_requests);
+  archive(g.cpu_share);
+  archive(g.reuse);
+  archive(g.env);
+  archive(g.http_allowed);
+  archive(g.services);
+}
+
+template <class Archive, class Value>
+  requires std::same_as<std::remove_const_t<Value>, ModuleSettings>
+void visit(Archive& archive, Value& m) {
+  archive(m.name);
+  visit_guest(archive, m.guest);
+}
+
+template <class Archive, class Value>
+  requires std::same_as<std::remove_const_t<Value>, TenantSettings>
+void visit(Archive& archive, Value& t) {
+  archive(t.id);
+  visit_guest(archive, t.guest);
+  archive(t.max_requests);
+  archive(t.memory_bytes);
+}
+
+template <class Archive, class Value>
+  requires std::same_as<std::remove_const_t<Value>, RouteSettings>
+void visit(Archive& archive, Value& r) {
+  archive(r.host);
+  archive(r.path);
+  archive(r.tenant);
+  archive(r.module);
+  archive(r.strip_prefix);
+}
+
+template <class Archive, class Value>
+  requires std::same_as<std::remove_const_t<Value>, BreakerSettings>
+void visit(Archive& archive, Value& b) {
+  archive(b.failures);
+  archive(b.open);
+  archive(b.probes);
+  archive(b.guest_5xx);
+}
+
+template <class Archive, class Value>
+  requires std::same_as<std::remove_const_t<Value>, Settings>
 void visit(Archive& archive, Value& s) {
   archive(s.binds);
   archive(s.workers);
   archive(s.pin_workers);
+  archive(s.tls_cert);
+  archive(s.tls_key);
+  archive(s.trusted_proxies);
   archive(s.component_path);
   archive(s.component_name);
+  archive(s.modules_dir);
+  archive(s.user_modules_dir);
+  archive(s.root);
+  archive(s.routes);
+  archive(s.hot_reload);
+  archive(s.watch_debounce);
   archive(s.state_dir);
-  archive(s.reuse);
-  archive(s.memory_limit_bytes);
-  archive(s.execution_timeout);
-  archive(s.cpu_budget);
-  archive(s.env);
-  archive(s.http_allowed);
+  archive(s.cache_size);
+  archive(s.max_cache_bytes);
+  archive(s.aot_max_bytes);
+  visit_guest(archive, s.guest);
+  archive(s.modules);
+  archive(s.tenants);
+  archive(s.http_private);
+  archive(s.http_ca_file);
+  archive(s.memory_budget_bytes);
   archive(s.max_concurrent_requests);
+  archive(s.queue);
+  archive(s.adaptive_limit);
   archive(s.max_connections);
   archive(s.max_body_bytes);
   archive(s.max_header_bytes);
@@ -127,7 +210,10 @@ void visit(Archive& archive, Value& s) {
   archive(s.idle_timeout);
   archive(s.body_timeout);
   archive(s.stream_idle);
+  archive(s.stream_max);
   archive(s.shutdown_timeout);
+  visit(archive, s.breaker);
+  archive(s.api_key);
   archive(s.log_format);
   archive(s.log_level);
 }
@@ -154,6 +240,23 @@ base::Result<Settings> deserialize(std::string_view bytes) {
     return base::Error(base::ErrorCode::kInternal, "settings of another version of mik");
   }
   return settings;
+}
+
+const TenantSettings* tenant_settings(const Settings& settings, std::string_view tenant) noexcept {
+  const auto found =
+      std::ranges::lower_bound(settings.tenants, tenant, std::less<>(), &TenantSettings::id);
+  return found != settings.tenants.end() && found->id == tenant ? &*found : nullptr;
+}
+
+const GuestSettings& guest_settings(const Settings& settings, std::string_view tenant,
+                                    std::string_view module) noexcept {
+  if (!tenant.empty()) {
+    const TenantSettings* section = tenant_settings(settings, tenant);
+    return section != nullptr ? section->guest : settings.guest;
+  }
+  const auto found =
+      std::ranges::lower_bound(settings.modules, module, std::less<>(), &ModuleSettings::name);
+  return found != settings.modules.end() && found->name == module ? found->guest : settings.guest;
 }
 
 }  // namespace mik::config

@@ -60,7 +60,7 @@ engine::EngineOptions engine_options(const config::Settings& settings, bool comp
     // Neither a pool nor 4 GiB for each memory would fit. The compile child inherits the limit, so
     // both sides agree.
     options.on_demand = !compile_only;
-    options.memory_reservation_bytes = settings.memory_limit_bytes;
+    options.memory_reservation_bytes = settings.guest.memory_limit_bytes;
   }
   return options;
 }

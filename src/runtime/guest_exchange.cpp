@@ -135,7 +135,7 @@ void GuestExchange::begin(http::Exchange& exchange, std::string_view path_query,
   path_ = head.path_query.substr(0, head.path_query.find('?'));
   peer_ = exchange.peer().address;
   body_open_ = head.body != http::BodyKind::kNone;
-  time_left_ = context_.settings.execution_timeout;
+  time_left_ = context_.settings.guest.execution_timeout;
   shared::count(context_.counters().guest_requests);
   exchange.attach(*this);
   run_clock(!body_open_);
@@ -250,7 +250,7 @@ bool GuestExchange::start(const http::RequestHead& head, std::string_view path_q
   guest_head.https = exchange_->secure();
   guest_head.has_body = head.body != http::BodyKind::kNone;
   guest_head.user = reinterpret_cast<std::uint64_t>(static_cast<GuestTask*>(this));
-  guest_head.cpu_budget = context_.settings.cpu_budget;
+  guest_head.cpu_budget = context_.settings.guest.cpu_budget;
   auto id = context_.guests->start(*context_.component, guest_head, head.fields);
   if (!id.has_value()) {
     error_ = id.error().to_string();
@@ -501,7 +501,7 @@ void GuestExchange::on_deadline() {
     return;
   }
   const auto seconds = std::chrono::duration_cast<std::chrono::duration<double>>(
-      context_.settings.execution_timeout);
+      context_.settings.guest.execution_timeout);
   error_ = fmt::format("no response within execution_timeout_secs ({})", seconds.count());
   answer(504, "the module did not answer in time");
 }

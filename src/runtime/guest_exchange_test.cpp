@@ -104,7 +104,7 @@ TEST_F(GuestExchangeTest, AClientThatLeavesCancelsTheGuest) {
 }
 
 TEST_F(GuestExchangeTest, ADeadlineIsA504) {
-  settings_.execution_timeout = std::chrono::milliseconds(50);
+  settings_.guest.execution_timeout = std::chrono::milliseconds(50);
   TestExchange exchange("/sleep?100000");
   begin(exchange);
   ASSERT_TRUE(wait(exchange));
@@ -113,7 +113,7 @@ TEST_F(GuestExchangeTest, ADeadlineIsA504) {
 }
 
 TEST_F(GuestExchangeTest, AGuestThatComputesForEverMeetsTheDeadlineToo) {
-  settings_.execution_timeout = std::chrono::milliseconds(50);
+  settings_.guest.execution_timeout = std::chrono::milliseconds(50);
   TestExchange exchange("/spin?0");
   begin(exchange);
   ASSERT_TRUE(wait(exchange));
@@ -122,7 +122,7 @@ TEST_F(GuestExchangeTest, AGuestThatComputesForEverMeetsTheDeadlineToo) {
 }
 
 TEST_F(GuestExchangeTest, TimeThatTheClientTakesForItsBodyDoesNotCount) {
-  settings_.execution_timeout = std::chrono::milliseconds(100);
+  settings_.guest.execution_timeout = std::chrono::milliseconds(100);
   TestExchange exchange("/echo", BodyKind::kChunked);
   exchange.window = 0;
   begin(exchange);
@@ -201,7 +201,7 @@ TEST_F(GuestExchangeTest, RequestsWaitForTheirComponent) {
 
 TEST_F(GuestExchangeTest, WaitingForAComponentThatFailsOrIsTooSlowEndsInAnAnswer) {
   context_.component = nullptr;
-  settings_.execution_timeout = std::chrono::milliseconds(50);
+  settings_.guest.execution_timeout = std::chrono::milliseconds(50);
   TestExchange late("/hello");
   begin(late);
   ASSERT_TRUE(wait(late));

@@ -308,7 +308,7 @@ HealthView Service::health(std::string_view query) {
     view.workers_ready += context_.segment.state(slot) == shared::WorkerState::kReady ? 1 : 0;
   }
   view.resident_bytes = resident_bytes();
-  view.memory_limit_per_request = context_.settings.memory_limit_bytes;
+  view.memory_limit_per_request = context_.settings.guest.memory_limit_bytes;
   view.verbose = is_verbose(query);
   view.loaded_module =
       context_.component != nullptr ? context_.settings.component_name : std::string_view();

@@ -230,7 +230,7 @@ base::Result<void> Worker::start_engine() {
 }
 
 base::Result<void> Worker::start_services() {
-  MIK_TRY_ASSIGN(allowed_, http::AllowList::compile(settings_.http_allowed));
+  MIK_TRY_ASSIGN(allowed_, http::AllowList::compile(settings_.guest.http_allowed));
   offload_.emplace(*loop_, kOffloadThreads, kOffloadQueue);
   client_.emplace(*loop_, *offload_, http::ClientOptions(), allowed_);
   outbound_.emplace(context_, *client_);
@@ -256,9 +256,9 @@ base::Result<void> Worker::load_component() {
   MIK_TRY_ASSIGN(const ArtefactStore::Name name, store_->name_of(wasm, engine_->artefact_key()));
   MIK_TRY_ASSIGN(const base::Fd artefact, store_->open_verified(name));
   engine::ComponentOptions options;
-  options.memory_bytes_max = settings_.memory_limit_bytes;
-  options.reuse_max = settings_.reuse;
-  options.env = settings_.env;
+  options.memory_bytes_max = settings_.guest.memory_limit_bytes;
+  options.reuse_max = settings_.guest.reuse;
+  options.env = settings_.guest.env;
   MIK_TRY_ASSIGN(auto component, engine::Component::load(*engine_, artefact.get(), options));
   component_.emplace(std::move(component));
   return {};

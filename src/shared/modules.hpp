@@ -1,0 +1,114 @@
+// The table of modules and tenants in the shared segment: what there is, in which state, and the
+// cells that workers count in. The supervisor writes rows; workers read them and write their own
+// cells. Nothing blocks; docs/design/modules.md tells how the parts use it.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "shared/layout.hpp"
+
+namespace mik::shared {
+
+using Digest = std::array<std::uint8_t, 32>;  // names an artefact: runtime::ArtefactStore
+inline constexpr std::size_t kNameMax = 255;  // bytes of a module's or tenant's name
+inline constexpr std::uint32_t kNoRow = 0xffffffff;
+
+// Row states; see docs/design/modules.md.
+enum class RowState : std::uint64_t { kFree = 0, kIdle, kCompiling, kReady, kBroken, kGone };
+
+// A consistent copy of what the supervisor said of one module.
+struct ModuleRow {
+  std::string tenant;  // empty: a platform module
+  std::string name;
+  std::uint32_t tenant_row = kNoRow;
+  RowState state = RowState::kFree;
+  std::uint64_t incarnation = 0;  // another module has the row when it differs
+  std::uint64_t version = 0;      // moves with each swap
+  std::optional<Digest> digest;
+  std::uint64_t artefact_bytes = 0;
+  std::string error;          // kBroken: why
+  std::string pending_error;  // a new version that cannot replace the one that serves
+  bool changed = false;       // a change was seen and not applied (hot reload is off)
+};
+
+// What one worker counts for one module. Only ever grow, but for the gauges.
+struct alignas(kCacheLine) ModuleCells {
+  Cell active;  // gauge: permits held
+  Cell requests;
+  Cell cpu_ns;
+  Cell instantiate_ns;
+  Cell memory_byte_seconds;
+  Cell bytes_in;
+  Cell bytes_out;
+  Cell outbound;
+  std::array<Cell, kStatusClasses> status;
+  std::array<Cell, kGuestFailures> failures;
+  Cell refused_module;   // 429: the module's limit
+  Cell refused_tenant;   // 429: the tenant's limit
+  Cell refused_breaker;  // 503
+  Cell loads;            // artefacts mapped: cache misses
+  Cell hits;             // requests that found the component loaded
+  Cell memory_bytes;     // gauge: linear memory and tables of its guests that live now
+};
+
+// What one worker counts for one tenant.
+struct alignas(kCacheLine) TenantCells {
+  Cell active;        // gauge: permits held
+  Cell memory_bytes;  // gauge
+};
+
+// Where the parts of the table lie; `memory` is the segment's, all zero when new.
+struct ModuleTableSize {
+  std::size_t slots = 1;
+  std::size_t modules_max = 1;
+  std::size_t tenants_max = 1;
+};
+
+// A view of the table inside a Segment, which must outlive it: Segment::modules().
+class ModuleTable {
+ public:
+  static std::size_t bytes_for(const ModuleTableSize& size) noexcept;
+  // `memory`: bytes_for(size) bytes, aligned to a page, zeroed by whoever creates the segment.
+  ModuleTable(void* memory, const ModuleTableSize& size) noexcept;
+
+  // --- The supervisor ---------------------------------------------------------------------------
+  // The row of a module, new (kIdle) or again (a kGone one comes back kIdle, without a digest).
+  // Nothing when the table is full.
+  std::optional<std::uint32_t> add(std::string_view tenant, std::string_view name);
+  // Each moves generation(). Errors are cut to what a SharedText holds.
+  void set_state(std::uint32_t row, RowState state, std::string_view error = {});
+  void set_pending(std::uint32_t row, std::string_view error, bool changed);
+  // The row serves this artefact from now on: kReady, version + 1, errors cleared.
+  void publish(std::uint32_t row, const Digest& digest, std::uint64_t artefact_bytes);
+  // A worker died: its gauges go to zero, its counters stay.
+  void bury(std::size_t slot) noexcept;
+
+  // --- Anybody ----------------------------------------------------------------------------------
+  // Moves with every change of any row; acquire.
+  std::uint64_t generation() const noexcept;
+  // Rows that were ever used: 0 to rows() - 1.
+  std::uint32_t rows() const noexcept;
+  std::uint32_t tenants() const noexcept;
+  ModuleRow read(std::uint32_t row) const;
+  std::uint64_t version(std::uint32_t row) const noexcept;
+  std::string tenant_name(std::uint32_t tenant_row) const;
+
+  // --- Workers, of their own slot; sums by anybody --------------------------------------------
+  ModuleCells& cells(std::uint32_t row, std::size_t slot) noexcept;
+  const ModuleCells& cells(std::uint32_t row, std::size_t slot) const noexcept;
+  TenantCells& tenant_cells(std::uint32_t tenant_row, std::size_t slot) noexcept;
+  const TenantCells& tenant_cells(std::uint32_t tenant_row, std::size_t slot) const noexcept;
+  // The module's circuit breaker: reliability/breaker.hpp owns what is in it.
+  Cell& breaker(std::uint32_t row) noexcept;
+
+ private:
+  std::byte* memory_;
+  ModuleTableSize size_;
+};
+
+}  // namespace mik::shared
