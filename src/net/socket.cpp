@@ -1,12 +1,20 @@
 #include "net/socket.hpp"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
+#include <linux/filter.h>
 #include <netinet/in.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <charconv>
+#include <cstddef>
 #include <cstring>
+#include <ctime>
 
 #include <fmt/format.h>
 
@@ -50,6 +58,14 @@ std::uint16_t SocketAddress::port() const noexcept {
 }
 
 std::string SocketAddress::to_string() const {
+  if (storage.ss_family == AF_UNIX) {
+    sockaddr_un un{};
+    std::memcpy(&un, &storage, sizeof un);
+    constexpr std::size_t kPath = offsetof(sockaddr_un, sun_path);
+    const std::size_t room = length > kPath ? length - kPath : 0;
+    return "unix:" +
+           std::string(un.sun_path, ::strnlen(un.sun_path, std::min(room, sizeof un.sun_path)));
+  }
   return storage.ss_family == AF_INET6 ? fmt::format("[{}]:{}", host(), port())
                                        : fmt::format("{}:{}", host(), port());
 }
@@ -110,6 +126,112 @@ base::Result<base::Fd> listen_tcp(const SocketAddress& address, int backlog) {
     return base::Error::from_errno(fmt::format("cannot listen on {}", address.to_string()), error);
   }
   return fd;
+}
+
+namespace {
+
+base::Result<sockaddr_un> unix_address(const std::string& path) {
+  sockaddr_un un{};
+  un.sun_family = AF_UNIX;
+  if (path.empty() || path.front() != '/' || path.size() >= sizeof un.sun_path) {
+    return base::Error(base::ErrorCode::kConfig,
+                       fmt::format("'unix:{}' is not an address to bind: the path must be absolute "
+                                   "and shorter than {} bytes",
+                                   path, sizeof un.sun_path))
+        .with_help("write it as unix:/run/mik/http.sock");
+  }
+  std::memcpy(un.sun_path, path.data(), path.size());
+  return un;
+}
+
+// Two that start at the same time must not take each other's new file for one that was left behind.
+base::Result<base::Fd> lock_folder_of(const std::string& path) {
+  const std::string folder = path.substr(0, path.rfind('/') + 1);
+  base::Fd fd(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!fd.valid()) {
+    return base::Error::from_errno(fmt::format("cannot listen on unix:{}", path), errno);
+  }
+  constexpr int kTries = 1000;
+  for (int i = 0; i < kTries && ::flock(fd.get(), LOCK_EX | LOCK_NB) != 0; ++i) {
+    const timespec millisecond{.tv_sec = 0, .tv_nsec = 1'000'000};
+    ::nanosleep(&millisecond, nullptr);
+  }
+  return fd;  // not locked after a second: somebody else's lock is no reason not to serve
+}
+
+bool bind_unix(int fd, const sockaddr_un& un) noexcept {
+  // From its first moment on, and whatever the umask: who is of the group may connect.
+  constexpr mode_t kMask = 0117;
+  const mode_t before = ::umask(kMask);
+  const bool bound = ::bind(fd, reinterpret_cast<const sockaddr*>(&un), sizeof un) == 0;
+  const int error = errno;
+  ::umask(before);
+  errno = error;
+  return bound;
+}
+
+// The file is a socket on which nobody listens.
+base::Result<void> remove_stale(const std::string& path, const sockaddr_un& un) {
+  struct stat status{};
+  if (::lstat(path.c_str(), &status) != 0) {
+    return {};  // gone since
+  }
+  if (!S_ISSOCK(status.st_mode)) {
+    return base::Error(
+               base::ErrorCode::kConfig,
+               fmt::format("cannot listen on unix:{}: the file is there, and is no socket", path))
+        .with_help("remove the file, or name another in [server] bind");
+  }
+  const base::Fd probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  if (::connect(probe.get(), reinterpret_cast<const sockaddr*>(&un), sizeof un) == 0 ||
+      errno != ECONNREFUSED) {
+    const int error = errno;
+    if (error == EACCES || error == EPERM) {
+      return base::Error::from_errno(fmt::format("cannot listen on unix:{}", path), error);
+    }
+    return base::Error(base::ErrorCode::kAddressInUse,
+                       fmt::format("unix:{} is already in use", path))
+        .with_help("stop the process that listens there, or name another in [server] bind");
+  }
+  if (::unlink(path.c_str()) != 0 && errno != ENOENT) {
+    return base::Error::from_errno(fmt::format("cannot replace the socket file {}", path), errno);
+  }
+  return {};
+}
+
+}  // namespace
+
+base::Result<base::Fd> listen_unix(const std::string& path, int backlog) {
+  MIK_TRY_ASSIGN(const sockaddr_un un, unix_address(path));
+  base::Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  if (!fd.valid()) {
+    return base::Error::from_errno("socket", errno);
+  }
+  MIK_TRY_ASSIGN(const base::Fd lock, lock_folder_of(path));
+  bool bound = bind_unix(fd.get(), un);
+  if (!bound && errno == EADDRINUSE) {
+    MIK_TRY(remove_stale(path, un));
+    bound = bind_unix(fd.get(), un);
+  }
+  if (!bound || ::listen(fd.get(), backlog) != 0) {
+    return base::Error::from_errno(fmt::format("cannot listen on unix:{}", path), errno);
+  }
+  return fd;
+}
+
+bool drop_new_connections(int listener) noexcept {
+  // Classic BPF over the TCP header: a segment with SYN is dropped, all else passes, so that
+  // handshakes that have begun still end and are accepted.
+  constexpr std::uint32_t kFlagsOffset = 13;
+  constexpr std::uint32_t kSyn = 0x02;
+  std::array<sock_filter, 4> code = {{
+      BPF_STMT(BPF_LD | BPF_B | BPF_ABS, kFlagsOffset),
+      BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, kSyn, 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, 0),
+      BPF_STMT(BPF_RET | BPF_K, 0xffff'ffff),
+  }};
+  const sock_fprog program{.len = code.size(), .filter = code.data()};
+  return ::setsockopt(listener, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) == 0;
 }
 
 namespace {

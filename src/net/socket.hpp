@@ -22,7 +22,8 @@ struct SocketAddress {
   // "127.0.0.1", "::1"; empty for a unix socket.
   std::string host() const;
   std::uint16_t port() const noexcept;  // 0 where there is none
-  // "127.0.0.1:3000", "[::1]:3000".
+  // "127.0.0.1:3000", "[::1]:3000", "unix:/run/mik/http.sock"; "unix:" for one without a path, as
+  // clients of unix sockets are.
   std::string to_string() const;
 };
 
@@ -32,6 +33,17 @@ base::Result<SocketAddress> parse_socket_address(std::string_view text);
 // A bound, listening, non-blocking TCP socket with SO_REUSEADDR; IPv6 is IPv6 only. kAddressInUse
 // when it is taken.
 base::Result<base::Fd> listen_tcp(const SocketAddress& address, int backlog);
+
+// A bound, listening, non-blocking unix socket with the mode 0660 whatever the umask. A socket file
+// on which nobody listens is replaced. For a process with one thread (it changes the umask for a
+// moment). Errors: kAddressInUse; kConfig for a path that is too long or is something else;
+// kSystem.
+base::Result<base::Fd> listen_unix(const std::string& path, int backlog);
+
+// Makes the kernel drop new connection attempts at this listening TCP socket, in whichever process
+// it is open, while those that are queued can still be accepted. A client's kernel tries again a
+// second later. False when the kernel will not.
+bool drop_new_connections(int listener) noexcept;
 
 // Where a socket is bound to, or connected to.
 base::Result<SocketAddress> local_address(int fd);
