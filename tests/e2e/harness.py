@@ -140,11 +140,13 @@ def queued_seconds(path):
 
 
 class Server:
-    """`mik run` on port 0 with JSON logs. Ready when made, unless ready=False."""
+    """`mik run` on port 0 with JSON logs. Ready when made, unless ready=False. `component` is a component, a folder of
+    modules, or None: what a manifest names (flags `--config FILE`, or `cwd`)."""
 
     def __init__(self, component=LAB, *flags, workers=1, home=None, env=None, ready=True, cwd=None, port=0):
         self.home = home or shared_home()
-        command = [binary(), "run", str(component), "-w", str(workers), "-p", str(port), *map(str, flags)]
+        served = [] if component is None else [str(component)]
+        command = [binary(), "run", *served, "-w", str(workers), "-p", str(port), *map(str, flags)]
         self.workers_count = workers
         self.log = []
         self.garbage = []
