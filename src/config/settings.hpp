@@ -17,7 +17,7 @@ namespace mik::config {
 enum class LogFormat : std::uint8_t { kText, kJson };
 enum class LogLevel : std::uint8_t { kError, kWarn, kInfo, kDebug, kTrace, kOff };
 
-// What guests may have and use: of the server, of a module or of a tenant; see limits_for.
+// What guests may have and use: of the server, of a module or of a tenant; see guest_settings.
 struct GuestSettings {
   base::Duration execution_timeout = std::chrono::seconds(30);
   base::Duration cpu_budget = std::chrono::seconds(30);  // of one request
@@ -44,9 +44,12 @@ struct TenantSettings {
   GuestSettings guest;             // guest.max_requests: of one module of the tenant
   std::uint32_t max_requests = 0;  // of all of the tenant's modules together; 0: no limit
   std::uint64_t memory_bytes = 0;  // of all its guests that live; 0: no limit
+  std::uint64_t kv_bytes_max = 0;  // of its stores; 0: no limit
+  std::uint64_t sql_bytes_max = 0;
+  std::uint64_t storage_bytes_max = 0;
 };
 
-// [[routes]]: matched in the order of length of path, longest first, exact hosts before wildcards.
+// [[routes]]: exact hosts before wildcards before any; then the longest path (runtime/router.hpp).
 struct RouteSettings {
   std::string host;  // "", "api.example.com", "*.example.com"; lower case
   std::string path;  // begins with "/"
@@ -70,9 +73,23 @@ enum class HotReload : std::uint8_t {
 
 enum class HttpPrivate : std::uint8_t { kNamed, kDeny, kAllow };
 
+// [tracing]
+struct TracingSettings {
+  bool enabled = true;
+  std::string otlp_endpoint;  // empty: nothing is exported
+  std::string service_name;
+  std::string protocol = "auto";  // auto, grpc, http/protobuf
+  double sample_ratio = 1.0;
+};
+
 struct Settings {
+  std::string config_file;  // absolute; empty: there is none
+  std::string project_name;
+  std::string project_version;
+
   // Listening: "127.0.0.1:3000", "[::1]:3000", "unix:/run/mik/http.sock".
   std::vector<std::string> binds;
+  std::string admin;  // where /metrics, /_mik and the rest of administration move; empty: nowhere
   std::uint32_t workers = 1;
   bool pin_workers = false;  // workers equal the CPUs of the mask and no quota is set
   std::string tls_cert;      // PEM files, absolute; both or none
@@ -82,8 +99,11 @@ struct Settings {
   // What is served: one component or a folder of modules, and tenants' folders.
   std::string component_path;  // single-component mode; else empty
   std::string component_name;  // its name under /run/
-  std::string modules_dir;     // absolute; empty in single-component mode
+  // Absolute; empty in single-component mode, and when only tenants are served.
+  std::string modules_dir;
   std::string user_modules_dir;
+  std::string static_dir;
+  std::string scripts_dir;
   std::string root;  // the module that answers paths which nothing else claims
   std::vector<RouteSettings> routes;
   HotReload hot_reload = HotReload::kSwap;
@@ -119,9 +139,14 @@ struct Settings {
 
   std::string api_key;
 
-  // Logs.
+  // Logs and traces.
   LogFormat log_format = LogFormat::kJson;
   LogLevel log_level = LogLevel::kInfo;
+  std::string log_file;  // absolute; empty: standard output
+  std::uint64_t log_max_bytes = 10ull << 20;
+  std::uint32_t log_max_files = 5;
+  bool guest_logging = false;
+  TracingSettings tracing;
 
   bool single_component() const noexcept { return !component_path.empty(); }
 };
