@@ -232,6 +232,34 @@ std::optional<IpAddress> IpAddress::parse(std::string_view host) noexcept {
   return address.has_value() ? std::optional(v4(*address)) : std::nullopt;
 }
 
+std::optional<IpAddress> IpAddress::parse_plain(std::string_view text) noexcept {
+  std::array<char, INET6_ADDRSTRLEN> copy{};
+  if (text.size() >= copy.size() || text.find('\0') != std::string_view::npos) {
+    return std::nullopt;
+  }
+  std::ranges::copy(text, copy.begin());
+  std::array<std::uint8_t, 16> bytes{};
+  if (inet_pton(AF_INET6, copy.data(), bytes.data()) == 1) {
+    return v6(bytes);
+  }
+  in_addr in{};
+  if (inet_pton(AF_INET, copy.data(), &in) == 1) {
+    return v4(ntohl(in.s_addr));
+  }
+  return std::nullopt;
+}
+
+IpAddress IpAddress::network(int bits) const noexcept {
+  IpAddress first = *this;
+  auto left = static_cast<std::size_t>(v4_ ? bits + 96 : bits);
+  for (std::uint8_t& byte : first.bytes_) {
+    const std::size_t kept = std::min<std::size_t>(left, 8);
+    byte = static_cast<std::uint8_t>(byte & (0xff00U >> kept));
+    left -= kept;
+  }
+  return first;
+}
+
 AddressClass IpAddress::address_class() const noexcept {
   if (v4_) {
     return class_of_v4(quad(bytes_[12], bytes_[13], bytes_[14], bytes_[15]));

@@ -35,7 +35,12 @@ class IpAddress {
   // "0251.0376.0251.0376", "169.254.43518"), with a dot at the end or not. Nothing for a name.
   static std::optional<IpAddress> parse(std::string_view host) noexcept;
 
+  // Dotted IPv4 or IPv6 alone, as inet_pton(3) reads them: what proxies and operators write.
+  static std::optional<IpAddress> parse_plain(std::string_view text) noexcept;
+
   bool is_v4() const noexcept { return v4_; }
+  // The first address of the network that has this one and a prefix of `bits`, at most 32 or 128.
+  IpAddress network(int bits) const noexcept;
   AddressClass address_class() const noexcept;
   std::string to_string() const;
 

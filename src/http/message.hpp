@@ -62,7 +62,7 @@ struct ResponseHead {
 
 // Who is on the other side of a connection.
 struct Peer {
-  std::string address;  // "203.0.113.7", "2001:db8::1"; empty for a unix socket
+  std::string address;  // "203.0.113.7", "2001:db8::1", "unix:"; empty when it is gone already
   std::uint16_t port = 0;
 };
 

@@ -98,7 +98,7 @@ const Peer& Connection::peer_of_socket() const {
         }
         peer_->port = ntohs(address.sin6_port);
       }
-      peer_->address = text.data();
+      peer_->address = storage.ss_family == AF_UNIX ? "unix:" : text.data();
     }
   }
   return *peer_;
