@@ -1,30 +1,17 @@
 #include "cli/command_line.hpp"
 
 #include <algorithm>
-#include <numeric>
+#include <cstring>
+#include <string_view>
 
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
 
+#include "config/suggest.hpp"
+
 namespace mik::cli {
 
 namespace {
-
-// Levenshtein, two rows.
-std::size_t distance(std::string_view a, std::string_view b) {
-  std::vector<std::size_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), std::size_t{0});
-  for (std::size_t i = 1; i <= a.size(); ++i) {
-    std::size_t diagonal = row[0];
-    row[0] = i;
-    for (std::size_t j = 1; j <= b.size(); ++j) {
-      const std::size_t above = row[j];
-      row[j] = std::min({above + 1, row[j - 1] + 1, diagonal + (a[i - 1] == b[j - 1] ? 0U : 1U)});
-      diagonal = above;
-    }
-  }
-  return row[b.size()];
-}
 
 std::vector<std::string> names_of(const CLI::App& app) {
   std::vector<std::string> names;
@@ -42,7 +29,13 @@ std::vector<std::string> names_of(const CLI::App& app) {
 // The subcommand that was being parsed, else the top.
 const CLI::App& deepest(const CLI::App& app) {
   const auto parsed = app.get_subcommands();
-  return parsed.empty() ? app : *parsed.front();
+  return parsed.empty() ? app : deepest(*parsed.front());
+}
+
+// "mik config show".
+std::string path_of(const CLI::App& app) {
+  return app.get_parent() == nullptr ? app.get_name()
+                                     : path_of(*app.get_parent()) + " " + app.get_name();
 }
 
 base::Error usage_error(const CLI::App& app, const CLI::ParseError& error) {
@@ -51,25 +44,22 @@ base::Error usage_error(const CLI::App& app, const CLI::ParseError& error) {
     const bool flag = extra.starts_with('-');
     base::Error unknown(base::ErrorCode::kUsage,
                         fmt::format("unknown {} '{}'", flag ? "option" : "argument", extra));
-    const auto near = did_you_mean(extra.substr(0, extra.find('=')), names_of(at));
+    const auto near = config::did_you_mean(extra.substr(0, extra.find('=')), names_of(at));
     return std::move(unknown).with_help(near.has_value() ? fmt::format("did you mean '{}'?", *near)
                                                          : "'mik --help' lists what there is");
   }
   return base::Error(base::ErrorCode::kUsage, error.what())
-      .with_help(fmt::format("'mik {}--help' lists what there is",
-                             &at == &app ? std::string() : at.get_name() + " "));
+      .with_help(fmt::format("'{} --help' lists what there is", path_of(at)));
 }
 
 struct Parsed {
   std::vector<std::string> env;
+  bool lb = false;
 };
 
-void add_run(CLI::App& app, RunArguments& run, Parsed& parsed) {
-  CLI::App* command = app.add_subcommand("run", "Serve a component (Ctrl+C ends it)");
-  command->add_option("PATH", run.path,
-                      "Component file or glob; default: target/composed.wasm, then "
-                      "target/wasm32-wasip2/{release,debug}/*.wasm");
-  command->add_option("-p,--port", run.port, "Port (default: PORT, else 3000)");
+// What `run` and `config` share: they weigh the same things.
+void add_settings(CLI::App* command, RunArguments& run, Parsed& parsed) {
+  command->add_option("-p,--port", run.port, "Port (default: PORT, else mik.toml, else 3000)");
   CLI::Option* host =
       command->add_option("--host", run.host, "Address to bind (default: HOST, else 127.0.0.1)");
   command->add_flag("-l,--local", run.local, "Bind 127.0.0.1, whatever HOST says")->excludes(host);
@@ -95,6 +85,29 @@ void add_run(CLI::App& app, RunArguments& run, Parsed& parsed) {
   command
       ->add_option("--reuse", run.reuse, "Requests per instance (default 1: a fresh one for each)")
       ->check(CLI::Range(1U, 1'000'000U));
+  command->add_option("--api-key", run.api_key,
+                      "Key for /_mik/ and for what a proxy forwards (default: MIK_API_KEY)");
+}
+
+void add_run(CLI::App& app, RunArguments& run, Parsed& parsed) {
+  CLI::App* command = app.add_subcommand("run", "Serve components (Ctrl+C ends it)");
+  command->add_option("PATH", run.path,
+                      "Component file, glob, or folder of modules; default: what mik.toml says, "
+                      "else target/composed.wasm, target/wasm32-wasip2/{release,debug}/*.wasm");
+  command->add_option("-c,--config", run.config, "Manifest (default: mik.toml, when it is here)");
+  add_settings(command, run, parsed);
+  command->add_flag("--lb", parsed.lb, "Accepted: the port is balanced over the workers already");
+}
+
+void add_config(CLI::App& app, RunArguments& run, Parsed& parsed) {
+  CLI::App* command = app.add_subcommand("config", "Look at the configuration");
+  command->require_subcommand(1);
+  for (CLI::App* action :
+       {command->add_subcommand("check", "Whether a manifest can be used: exit code 0 or 1"),
+        command->add_subcommand("show", "What holds, and where each value comes from")}) {
+    action->add_option("FILE", run.config, "Manifest (default: mik.toml)");
+    add_settings(action, run, parsed);
+  }
 }
 
 void add_health(CLI::App& app, HealthArguments& health) {
@@ -109,19 +122,6 @@ void add_health(CLI::App& app, HealthArguments& health) {
 
 }  // namespace
 
-std::optional<std::string> did_you_mean(std::string_view word,
-                                        const std::vector<std::string>& candidates) {
-  std::optional<std::string> best;
-  std::size_t best_distance = std::max<std::size_t>(2, word.size() / 3) + 1;
-  for (const std::string& candidate : candidates) {
-    if (const std::size_t d = distance(word, candidate); d < best_distance) {
-      best_distance = d;
-      best = candidate;
-    }
-  }
-  return best;
-}
-
 base::Result<CommandLine> parse_command_line(int argc, const char* const* argv) {
   CommandLine line;
   Parsed parsed;
@@ -132,6 +132,7 @@ base::Result<CommandLine> parse_command_line(int argc, const char* const* argv) 
   app.fallthrough();
   add_run(app, line.run, parsed);
   add_health(app, line.health);
+  add_config(app, line.run, parsed);
   app.add_subcommand("version", "Print the version; with --verbose the engine's too");
   app.footer("Example:\n  mik run --port 3000 app.wasm");
   try {
@@ -155,6 +156,10 @@ base::Result<CommandLine> parse_command_line(int argc, const char* const* argv) 
     line.command = CommandLine::Command::kVersion;
   } else if (app.got_subcommand("run")) {
     line.command = CommandLine::Command::kRun;
+  } else if (app.got_subcommand("config")) {
+    line.command = app.get_subcommand("config")->got_subcommand("check")
+                       ? CommandLine::Command::kConfigCheck
+                       : CommandLine::Command::kConfigShow;
   } else if (app.got_subcommand("health")) {
     line.command = CommandLine::Command::kHealth;
   } else {
@@ -162,6 +167,18 @@ base::Result<CommandLine> parse_command_line(int argc, const char* const* argv) 
         .with_help("'mik --help' lists them");
   }
   return line;
+}
+
+void wipe_secrets(int argc, char** argv) noexcept {
+  constexpr std::string_view kFlag = "--api-key";
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view argument = argv[i];
+    if (argument == kFlag && i + 1 < argc) {
+      std::memset(argv[i + 1], '*', std::strlen(argv[i + 1]));
+    } else if (argument.starts_with(kFlag) && argument.substr(kFlag.size()).starts_with('=')) {
+      std::memset(argv[i] + kFlag.size() + 1, '*', argument.size() - kFlag.size() - 1);
+    }
+  }
 }
 
 }  // namespace mik::cli

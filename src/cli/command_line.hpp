@@ -14,6 +14,7 @@ namespace mik::cli {
 
 struct RunArguments {
   std::optional<std::string> path;
+  std::optional<std::string> config;  // --config, or FILE of `mik config`
   std::optional<std::uint16_t> port;
   std::optional<std::string> host;
   bool local = false;
@@ -23,6 +24,7 @@ struct RunArguments {
   std::vector<std::string> allow_hosts;
   std::vector<std::pair<std::string, std::string>> env;
   std::optional<std::uint32_t> reuse;
+  std::optional<std::string> api_key;
 };
 
 struct HealthArguments {
@@ -32,19 +34,19 @@ struct HealthArguments {
 };
 
 struct CommandLine {
-  enum class Command : std::uint8_t { kRun, kHealth, kVersion, kHelp };
+  enum class Command : std::uint8_t { kRun, kHealth, kConfigCheck, kConfigShow, kVersion, kHelp };
   Command command = Command::kHelp;
   bool verbose = false;
   std::string help;  // kHelp: the text to print
-  RunArguments run;
+  RunArguments run;  // of `run` and `config`
   HealthArguments health;
 };
 
 // kUsage with a help that names the nearest option for what is unknown.
 base::Result<CommandLine> parse_command_line(int argc, const char* const* argv);
 
-// The candidate with the smallest edit distance to `word`, if it is near enough to be meant.
-std::optional<std::string> did_you_mean(std::string_view word,
-                                        const std::vector<std::string>& candidates);
+// Overwrites the value of --api-key, so that `ps` does not show it. To be called after parsing and
+// before any child is started.
+void wipe_secrets(int argc, char** argv) noexcept;
 
 }  // namespace mik::cli

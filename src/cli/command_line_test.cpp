@@ -12,10 +12,11 @@ base::Result<CommandLine> parse(std::vector<const char*> words) {
 
 TEST(CommandLine, ReadsEveryOptionOfRun) {
   const CommandLine line =
-      parse({"run",       "--port",       "8080", "--host",         "::1",     "-w",
-             "2",         "--timeout",    "5",    "--memory-limit", "2097152", "--allow-host",
-             "a.example", "--allow-host", "*",    "--env",          "A=1=2",   "--env",
-             "B=",        "--reuse",      "7",    "app.wasm"})
+      parse({"run",       "--port",       "8080",    "--host",         "::1",     "-w",
+             "2",         "--timeout",    "5",       "--memory-limit", "2097152", "--allow-host",
+             "a.example", "--allow-host", "*",       "--env",          "A=1=2",   "--env",
+             "B=",        "--reuse",      "7",       "--api-key",      "k",       "--lb",
+             "-c",        "m.toml",       "app.wasm"})
           .value();
   EXPECT_EQ(line.command, CommandLine::Command::kRun);
   EXPECT_EQ(line.run.path, "app.wasm");
@@ -28,6 +29,8 @@ TEST(CommandLine, ReadsEveryOptionOfRun) {
   EXPECT_EQ(line.run.env,
             (std::vector<std::pair<std::string, std::string>>{{"A", "1=2"}, {"B", ""}}));
   EXPECT_EQ(line.run.reuse, 7u);
+  EXPECT_EQ(line.run.api_key, "k");
+  EXPECT_EQ(line.run.config, "m.toml");
 }
 
 TEST(CommandLine, TheGuidesInvocations) {
@@ -75,15 +78,37 @@ TEST(CommandLine, RefusesBadValues) {
 TEST(CommandLine, HelpNamesTheOptions) {
   const CommandLine line = parse({"run", "--help"}).value();
   EXPECT_EQ(line.command, CommandLine::Command::kHelp);
-  for (const char* option : {"--port", "--host", "--local", "--workers", "--timeout",
-                             "--memory-limit", "--allow-host", "--env", "--reuse"}) {
+  for (const char* option :
+       {"--port", "--host", "--local", "--workers", "--timeout", "--memory-limit", "--allow-host",
+        "--env", "--reuse", "--config", "--api-key"}) {
     EXPECT_NE(line.help.find(option), std::string::npos) << option;
   }
 }
 
-TEST(DidYouMean, IsSilentWhenNothingIsNear) {
-  EXPECT_EQ(did_you_mean("--qqqqqqqq", {"--port", "--host"}), std::nullopt);
-  EXPECT_EQ(did_you_mean("--hots", {"--port", "--host"}), "--host");
+TEST(CommandLine, SecretsAreWiped) {
+  std::string program = "mik";
+  std::string run = "run";
+  std::string flag = "--api-key";
+  std::string apart = "s3cret";
+  std::string joined = "--api-key=s3cret";
+  std::string path = "s3cret.wasm";
+  std::vector<char*> words = {program.data(), run.data(),    flag.data(),
+                              apart.data(),   joined.data(), path.data()};
+  wipe_secrets(static_cast<int>(words.size()), words.data());
+  EXPECT_EQ(apart, "******");
+  EXPECT_EQ(joined, "--api-key=******");
+  EXPECT_EQ(path, "s3cret.wasm");
+}
+
+TEST(CommandLine, ConfigTakesTheOptionsOfRun) {
+  const CommandLine check = parse({"config", "check", "/etc/mik/mik.toml"}).value();
+  EXPECT_EQ(check.command, CommandLine::Command::kConfigCheck);
+  EXPECT_EQ(check.run.config, "/etc/mik/mik.toml");
+  const CommandLine show = parse({"config", "show", "--port", "4000"}).value();
+  EXPECT_EQ(show.command, CommandLine::Command::kConfigShow);
+  EXPECT_EQ(show.run.port, 4000);
+  EXPECT_EQ(parse({"config"}).error().code(), base::ErrorCode::kUsage);
+  EXPECT_EQ(parse({"config", "chekc"}).error().help(), "did you mean 'check'?");
 }
 
 }  // namespace

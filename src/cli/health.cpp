@@ -13,6 +13,7 @@
 
 #include "base/fd.hpp"
 #include "base/time.hpp"
+#include "cli/binds.hpp"
 #include "cli/resolve.hpp"
 #include "http/response_parser.hpp"
 #include "http/url.hpp"

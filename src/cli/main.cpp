@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include "cli/command_line.hpp"
+#include "cli/config_command.hpp"
 #include "cli/health.hpp"
 #include "cli/run.hpp"
 #include "engine/engine.hpp"
@@ -37,6 +38,7 @@ int report(const Error& error) {
 
 int command(int argc, char** argv) {
   const auto parsed = mik::cli::parse_command_line(argc, argv);
+  mik::cli::wipe_secrets(argc, argv);
   if (!parsed.has_value()) {
     return report(parsed.error());
   }
@@ -47,6 +49,12 @@ int command(int argc, char** argv) {
       break;
     case mik::cli::CommandLine::Command::kHealth:
       outcome = mik::cli::health(parsed->health);
+      break;
+    case mik::cli::CommandLine::Command::kConfigCheck:
+      outcome = mik::cli::config_check(parsed->run);
+      break;
+    case mik::cli::CommandLine::Command::kConfigShow:
+      outcome = mik::cli::config_show(parsed->run, parsed->verbose);
       break;
     case mik::cli::CommandLine::Command::kVersion:
       fmt::print("mik {}\n", MIK_VERSION);

@@ -1,20 +1,16 @@
 #include "cli/resolve.hpp"
 
-#include <netdb.h>
-#include <netinet/in.h>
 #include <unistd.h>
 
-#include <charconv>
 #include <cstdlib>
-#include <cstring>
 #include <filesystem>
 #include <utility>
 
 #include <fmt/format.h>
 
-#include "cli/component_path.hpp"
-#include "http/allow_list.hpp"
-#include "net/socket.hpp"
+#include "cli/binds.hpp"
+#include "cli/machine.hpp"
+#include "cli/served.hpp"
 #include "supervisor/cpus.hpp"
 #include "telemetry/log.hpp"
 
@@ -24,65 +20,177 @@ namespace {
 
 using base::Error;
 using base::ErrorCode;
-constexpr std::uint16_t kDefaultPort = 3000;
+using config::Origin;
 
-// "127.0.0.1", "::1", "[::1]" and names; as "address:port" of the first address.
-base::Result<std::string> bind_address(std::string host, std::uint16_t port,
-                                       std::string_view said_by) {
-  if (host.size() > 2 && host.front() == '[' && host.back() == ']') {
-    host = host.substr(1, host.size() - 2);
+Origin from_environment(const char* name) { return {Origin::Kind::kEnvironment, name, 0, 0}; }
+
+class Resolver {
+ public:
+  Resolver(const RunArguments& arguments, const Environment& environment,
+           const ResolveOptions& options)
+      : arguments_(arguments), environment_(environment), options_(options) {}
+
+  base::Result<Resolved> run();
+
+ private:
+  base::Result<void> load();
+  base::Result<void> build(const Served& served);
+  void resolve_state_dir_origin();
+  void resolve_log_level();
+  void resolve_hot_reload();
+  base::Result<void> resolve_api_key();
+  void warn(std::string text) { resolved_.warnings.push_back(std::move(text)); }
+  void beside(const char* name, std::string value, Origin origin) {
+    resolved_.beside.push_back({name, std::move(value), std::move(origin)});
   }
-  const bool v6 = host.find(':') != std::string::npos;
-  std::string text = v6 ? fmt::format("[{}]:{}", host, port) : fmt::format("{}:{}", host, port);
-  if (net::parse_socket_address(text).has_value()) {
-    return text;
+
+  const RunArguments& arguments_;
+  const Environment& environment_;
+  const ResolveOptions& options_;
+  Resolved resolved_;
+  std::vector<config::Problem> problems_;
+  std::string state_dir_;
+};
+
+base::Result<void> Resolver::load() {
+  MIK_TRY_ASSIGN(state_dir_, state_dir(environment_));
+  std::error_code error;
+  const std::filesystem::path working = std::filesystem::current_path(error);
+  if (error) {
+    return Error(ErrorCode::kSystem,
+                 fmt::format("the working directory cannot be told: {}", error.message()));
   }
-  addrinfo hints{};
-  hints.ai_socktype = SOCK_STREAM;
-  addrinfo* list = nullptr;
-  if (const int error = ::getaddrinfo(host.c_str(), nullptr, &hints, &list); error != 0) {
-    return Error(ErrorCode::kUsage,
-                 fmt::format("{} '{}' is no address: {}", said_by, host, ::gai_strerror(error)))
-        .with_help("use an address such as 127.0.0.1, 0.0.0.0 or ::1");
-  }
-  net::SocketAddress address;
-  std::memcpy(&address.storage, list->ai_addr, list->ai_addrlen);
-  address.length = list->ai_addrlen;
-  ::freeaddrinfo(list);
-  return address.storage.ss_family == AF_INET6 ? fmt::format("[{}]:{}", address.host(), port)
-                                               : fmt::format("{}:{}", address.host(), port);
+  MIK_TRY_ASSIGN(const std::string file, find_manifest(arguments_.config));
+  MIK_TRY_ASSIGN(Manifest manifest,
+                 load_manifest(file, arguments_, {.state = state_dir_, .working = working.string()},
+                               options_.purpose));
+  resolved_.document = std::move(manifest.document);
+  problems_ = std::move(manifest.problems);
+  return refuse_problems(problems_, file);
 }
 
-base::Result<std::string> resolve_bind(const RunArguments& arguments,
-                                       const Environment& environment) {
-  MIK_TRY_ASSIGN(const std::optional<std::uint16_t> from_environment, port_of(environment));
-  const std::uint16_t port = arguments.port.value_or(from_environment.value_or(kDefaultPort));
-  if (arguments.host.has_value()) {
-    return bind_address(*arguments.host, port, "--host");
+base::Result<void> Resolver::build(const Served& served) {
+  const bool component = !served.component_path.empty();
+  const config::BuildContext context{
+      .machine = this_machine(state_dir_),
+      .serving = component ? config::Serving::kComponent : config::Serving::kModules,
+      .terminal = options_.terminal};
+  config::Settings& settings = resolved_.settings;
+  settings = config::build(resolved_.document, context, environment_, problems_);
+  MIK_TRY(refuse_problems(problems_, resolved_.document.file));
+  for (const config::Problem& problem : problems_) {
+    warn(problem.to_string());
   }
-  if (arguments.local || environment("MIK_LOCAL").has_value()) {
-    return bind_address("127.0.0.1", port, "--local");
+  settings.state_dir = state_dir_;
+  settings.component_path = served.component_path;
+  settings.component_name = served.component_name;
+  settings.modules_dir = served.modules_dir;
+  if (component && !settings.root.empty() && settings.root != served.component_name) {
+    warn(fmt::format("server.root = {} is not used: the component {} answers all paths",
+                     config::in_quotes(settings.root), config::in_quotes(served.component_name)));
   }
-  const auto host = environment("HOST");
-  if (host.has_value() && !host->empty()) {
-    return bind_address(*host, port, "HOST");
+  if (component) {
+    settings.root = served.component_name;
   }
-  return bind_address("127.0.0.1", port, "the default");
+  settings.pin_workers = supervisor::cpu_budget().pins(settings.workers);
+  return {};
 }
 
-void resolve_log(config::Settings& settings, bool verbose, const Environment& environment,
-                 bool terminal, std::vector<std::string>& warnings) {
-  settings.log_format = terminal ? config::LogFormat::kText : config::LogFormat::kJson;
-  const auto rust_log = environment("RUST_LOG");
+void Resolver::resolve_state_dir_origin() {
+  const auto home = environment_("MIK_HOME");
+  const bool named = home.has_value() && !home->empty();
+  beside("state folder", state_dir_,
+         named ? from_environment("MIK_HOME") : Origin{.kind = Origin::Kind::kAutomatic});
+}
+
+void Resolver::resolve_log_level() {
+  config::LogLevel& level = resolved_.settings.log_level;
+  const auto rust_log = environment_("RUST_LOG");
   if (!rust_log.has_value()) {
-    settings.log_level = verbose ? config::LogLevel::kDebug : config::LogLevel::kInfo;
+    level = options_.verbose ? config::LogLevel::kDebug : config::LogLevel::kInfo;
+    beside("log level", options_.verbose ? "debug" : "info",
+           options_.verbose ? Origin{Origin::Kind::kFlag, "--verbose", 0, 0} : Origin{});
     return;
   }
   bool bad = false;
-  settings.log_level = telemetry::parse_rust_log(*rust_log, bad);
+  level = telemetry::parse_rust_log(*rust_log, bad);
   if (bad) {
-    warnings.push_back(fmt::format("RUST_LOG '{}' is not understood: info is used", *rust_log));
+    const std::string shown = config::in_quotes(*rust_log);
+    warn(fmt::format("RUST_LOG '{}' is not understood: info is used",
+                     shown.substr(1, shown.size() - 2)));
   }
+  beside("log level", bad ? "info" : config::in_quotes(*rust_log), from_environment("RUST_LOG"));
+}
+
+// Unset: new files are probed and swapped. Off: a change is only reported, until SIGHUP. On: at
+// once.
+void Resolver::resolve_hot_reload() {
+  config::HotReload& reload = resolved_.settings.hot_reload;
+  const auto said = environment_("MIK_HOT_RELOAD");
+  const bool off = said.has_value() && (said->empty() || *said == "0" || *said == "false");
+  const bool on = said.has_value() && (*said == "1" || *said == "true");
+  reload = off  ? config::HotReload::kReport
+           : on ? config::HotReload::kEager
+                : config::HotReload::kSwap;
+  if (said.has_value() && !off && !on) {
+    warn(fmt::format("MIK_HOT_RELOAD {} is not understood: 0 or false, 1 or true; taken as unset",
+                     config::in_quotes(*said)));
+  }
+  beside("hot reload",
+         off  ? "report"
+         : on ? "eager"
+              : "swap",
+         off || on ? from_environment("MIK_HOT_RELOAD") : Origin{});
+}
+
+base::Result<void> Resolver::resolve_api_key() {
+  std::string& key = resolved_.settings.api_key;
+  Origin origin;
+  if (arguments_.api_key.has_value()) {
+    key = *arguments_.api_key;
+    origin = {Origin::Kind::kFlag, "--api-key", 0, 0};
+    if (key.empty()) {
+      return Error(ErrorCode::kUsage, "--api-key is empty")
+          .with_help("is the variable set? MIK_API_KEY=$(openssl rand -hex 32)");
+    }
+  } else if (const auto said = environment_("MIK_API_KEY"); said.has_value() && !said->empty()) {
+    key = *said;
+    origin = from_environment("MIK_API_KEY");
+  }
+  beside("api key", key.empty() ? "none" : "***", origin);
+  return {};
+}
+
+base::Result<Resolved> Resolver::run() {
+  MIK_TRY(load());
+  Served served;
+  if (options_.find_served) {
+    MIK_TRY_ASSIGN(served, find_served(arguments_.path, resolved_.document));
+  } else if (auto found = find_served(arguments_.path, resolved_.document); found.has_value()) {
+    served = std::move(*found);
+  }
+  for (std::string& warning : served.warnings) {
+    warn(std::move(warning));
+  }
+  MIK_TRY(build(served));
+  MIK_TRY_ASSIGN(Binds binds, resolve_binds(arguments_, environment_, resolved_.document));
+  if (!binds.warning.empty()) {
+    warn(std::move(binds.warning));
+  }
+  resolved_.document.at(config::SectionId::kServer)
+      .set(*config::find_key(config::SectionId::kServer, "bind"),
+           {.data = binds.addresses, .origin = std::move(binds.origin)});
+  resolved_.settings.binds = std::move(binds.addresses);
+  resolve_state_dir_origin();
+  resolve_log_level();
+  resolve_hot_reload();
+  MIK_TRY(resolve_api_key());
+  if (options_.find_served) {
+    for (std::string& warning : missing_names(resolved_.settings)) {
+      warn(std::move(warning));
+    }
+  }
+  return std::move(resolved_);
 }
 
 }  // namespace
@@ -92,20 +200,6 @@ Environment process_environment() {
     const char* value = std::getenv(std::string(name).c_str());
     return value == nullptr ? std::nullopt : std::optional<std::string>(value);
   };
-}
-
-base::Result<std::optional<std::uint16_t>> port_of(const Environment& environment) {
-  const auto text = environment("PORT");
-  if (!text.has_value() || text->empty()) {
-    return std::optional<std::uint16_t>();
-  }
-  std::uint16_t port = 0;
-  const auto [end, error] = std::from_chars(text->data(), text->data() + text->size(), port);
-  if (error != std::errc() || end != text->data() + text->size() || port == 0) {
-    return Error(ErrorCode::kUsage, fmt::format("PORT '{}' is not a port", *text))
-        .with_help("set PORT to a number from 1 to 65535, or unset it");
-  }
-  return std::optional<std::uint16_t>(port);
 }
 
 base::Result<std::string> state_dir(const Environment& environment) {
@@ -127,37 +221,9 @@ base::Result<std::string> state_dir(const Environment& environment) {
   return fs::absolute(*home, ignored).string() + "/.mik";
 }
 
-base::Result<Resolved> resolve_run(const RunArguments& arguments, bool verbose,
-                                   const Environment& environment, bool stdout_is_terminal) {
-  Resolved resolved;
-  config::Settings& settings = resolved.settings;
-  MIK_TRY_ASSIGN(ComponentFile component, find_component(arguments.path));
-  settings.component_path = std::move(component.path);
-  settings.component_name = std::move(component.name);
-  if (!component.warning.empty()) {
-    resolved.warnings.push_back(std::move(component.warning));
-  }
-  MIK_TRY_ASSIGN(std::string bind, resolve_bind(arguments, environment));
-  settings.binds = {std::move(bind)};
-  MIK_TRY_ASSIGN(settings.state_dir, state_dir(environment));
-
-  const supervisor::CpuBudget cpus = supervisor::cpu_budget();
-  const std::uint32_t workers = arguments.workers.value_or(0);
-  settings.workers = workers == 0 ? cpus.count : workers;
-  settings.pin_workers = cpus.pins(settings.workers);
-
-  settings.guest.execution_timeout = std::chrono::seconds(arguments.timeout_secs.value_or(30));
-  settings.guest.cpu_budget = settings.guest.execution_timeout;
-  settings.guest.memory_limit_bytes =
-      arguments.memory_limit_bytes.value_or(settings.guest.memory_limit_bytes);
-  settings.guest.reuse = arguments.reuse.value_or(1);
-  settings.guest.env = arguments.env;
-  settings.guest.http_allowed = arguments.allow_hosts;
-  if (const auto list = http::AllowList::compile(settings.guest.http_allowed); !list.has_value()) {
-    return base::Error(list.error()).because("--allow-host cannot be used");
-  }
-  resolve_log(settings, verbose, environment, stdout_is_terminal, resolved.warnings);
-  return resolved;
+base::Result<Resolved> resolve(const RunArguments& arguments, const Environment& environment,
+                               const ResolveOptions& options) {
+  return Resolver(arguments, environment, options).run();
 }
 
 }  // namespace mik::cli

@@ -1,34 +1,49 @@
-// From command line, environment and defaults to Settings: flag > environment > default
-// (docs/reference/cli.md). Reads the environment and the file system, changes nothing but the state
-// folder's path.
+// From command line, environment, mik.toml and the machine to Settings: flag > environment > file >
+// automatic (docs/reference/config.md). Reads the environment and the file system, changes nothing.
+// May be called again in a running supervisor, with the same arguments: SIGHUP.
 #pragma once
 
-#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/result.hpp"
 #include "cli/command_line.hpp"
+#include "cli/manifest.hpp"
+#include "config/build.hpp"
 #include "config/settings.hpp"
 
 namespace mik::cli {
 
-// The process's environment, or a test's.
-using Environment = std::function<std::optional<std::string>(std::string_view)>;
+using config::Environment;
 Environment process_environment();
+
+// What no key of the file says.
+struct BesideTheFile {
+  std::string name;
+  std::string value;  // secrets are masked
+  config::Origin origin;
+};
 
 struct Resolved {
   config::Settings settings;
   std::vector<std::string> warnings;
+  config::Document document;  // completed: where each value comes from
+  std::vector<BesideTheFile> beside;
 };
 
-base::Result<Resolved> resolve_run(const RunArguments& arguments, bool verbose,
-                                   const Environment& environment, bool stdout_is_terminal);
+struct ResolveOptions {
+  bool verbose = false;
+  bool terminal = false;  // standard output is one
+  config::Purpose purpose = config::Purpose::kRun;
+  // Without it the settings lack what is served, and nothing is looked for: `mik config show`.
+  bool find_served = true;
+};
 
-// PORT, a number from 1 to 65535, or nothing when it is not set. kUsage for anything else.
-base::Result<std::optional<std::uint16_t>> port_of(const Environment& environment);
+base::Result<Resolved> resolve(const RunArguments& arguments, const Environment& environment,
+                               const ResolveOptions& options);
 
 // MIK_HOME, else /var/lib/mik where it is ours to write, else ~/.mik. Absolute.
 base::Result<std::string> state_dir(const Environment& environment);

@@ -25,16 +25,16 @@ class ResolveTest : public ::testing::Test {
   }
   void TearDown() override { fs::remove_all(folder_); }
 
-  base::Result<Resolved> resolve(bool terminal = false, bool verbose = false) {
-    return resolve_run(
-        arguments_, verbose,
-        [this](std::string_view name) -> std::optional<std::string> {
-          const auto found = environment_.find(std::string(name));
-          return found == environment_.end() ? std::nullopt : std::optional(found->second);
-        },
-        terminal);
+  base::Result<Resolved> resolved(bool terminal = false, bool verbose = false) {
+    return resolve(arguments_,
+                   [this](std::string_view name) -> std::optional<std::string> {
+                     const auto found = environment_.find(std::string(name));
+                     return found == environment_.end() ? std::nullopt
+                                                        : std::optional(found->second);
+                   },
+                   {.verbose = verbose, .terminal = terminal});
   }
-  std::string bind() { return resolve().value().settings.binds.at(0); }
+  std::string bind() { return resolved().value().settings.binds.at(0); }
 
   std::string folder_;
   RunArguments arguments_;
@@ -64,20 +64,20 @@ TEST_F(ResolveTest, HostMayBeANameOrBracketed) {
 
 TEST_F(ResolveTest, BadEnvironmentIsAnErrorThatNamesIt) {
   environment_["PORT"] = "http";
-  EXPECT_NE(resolve().error().message().find("PORT"), std::string::npos);
+  EXPECT_NE(resolved().error().message().find("PORT"), std::string::npos);
   environment_.erase("PORT");
   environment_["HOST"] = "not a host";
-  EXPECT_NE(resolve().error().message().find("HOST"), std::string::npos);
+  EXPECT_NE(resolved().error().message().find("HOST"), std::string::npos);
 }
 
 TEST_F(ResolveTest, LogLevelAndFormat) {
-  EXPECT_EQ(resolve(true).value().settings.log_format, config::LogFormat::kText);
-  EXPECT_EQ(resolve(false).value().settings.log_format, config::LogFormat::kJson);
-  EXPECT_EQ(resolve(false, true).value().settings.log_level, config::LogLevel::kDebug);
+  EXPECT_EQ(resolved(true).value().settings.log_format, config::LogFormat::kText);
+  EXPECT_EQ(resolved(false).value().settings.log_format, config::LogFormat::kJson);
+  EXPECT_EQ(resolved(false, true).value().settings.log_level, config::LogLevel::kDebug);
   environment_["RUST_LOG"] = "warn";
-  EXPECT_EQ(resolve(false, true).value().settings.log_level, config::LogLevel::kWarn);
+  EXPECT_EQ(resolved(false, true).value().settings.log_level, config::LogLevel::kWarn);
   environment_["RUST_LOG"] = "nonsense!";
-  EXPECT_EQ(resolve().value().warnings.size(), 1u);
+  EXPECT_EQ(resolved().value().warnings.size(), 1u);
 }
 
 TEST_F(ResolveTest, LimitsReachTheSettings) {
@@ -87,7 +87,7 @@ TEST_F(ResolveTest, LimitsReachTheSettings) {
   arguments_.workers = 3;
   arguments_.env = {{"A", "b"}};
   arguments_.allow_hosts = {"127.0.0.1:9001"};
-  const config::Settings settings = resolve().value().settings;
+  const config::Settings settings = resolved().value().settings;
   EXPECT_EQ(settings.guest.execution_timeout, std::chrono::seconds(5));
   EXPECT_EQ(settings.guest.cpu_budget, std::chrono::seconds(5));
   EXPECT_EQ(settings.guest.memory_limit_bytes, 1u << 21);
@@ -99,7 +99,7 @@ TEST_F(ResolveTest, LimitsReachTheSettings) {
 
 TEST_F(ResolveTest, APatternThatCanNeverMatchIsAnError) {
   arguments_.allow_hosts = {"api.*.com"};
-  EXPECT_FALSE(resolve().has_value());
+  EXPECT_FALSE(resolved().has_value());
 }
 
 }  // namespace

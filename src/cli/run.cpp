@@ -3,7 +3,9 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <optional>
 #include <string>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -18,13 +20,11 @@ namespace {
 // Text for people on a terminal; log lines where stdout is a pipeline for JSON.
 class Narrator final : public supervisor::Observer {
  public:
-  explicit Narrator(const config::Settings& settings)
-      : settings_(settings),
-        log_(STDOUT_FILENO, settings.log_level, settings.log_format, telemetry::Writing::kDirect) {}
+  explicit Narrator(const config::Settings& settings) : settings_(settings) { open_log(); }
 
   void warn(const std::string& text) {
-    log_.line(telemetry::Level::kWarn, text);
-    log_.flush();
+    log_->line(telemetry::Level::kWarn, text);
+    log_->flush();
   }
 
   void on_listening(const std::vector<std::string>& addresses) override {
@@ -33,16 +33,17 @@ class Narrator final : public supervisor::Observer {
       return;
     }
     for (const std::string& address : addresses) {
-      log_.line(telemetry::Level::kInfo, fmt::format("Starting server on http://{}", address))
+      log_->line(telemetry::Level::kInfo, "Starting server on " + url(address))
           .str("module", settings_.component_name)
+          .str("modules", settings_.modules_dir)
           .num("workers", settings_.workers);
     }
-    log_.flush();
+    log_->flush();
   }
 
   void on_ready() override {
-    log_.line(telemetry::Level::kInfo, "Ready");
-    log_.flush();
+    log_->line(telemetry::Level::kInfo, "Ready");
+    log_->flush();
   }
 
   void on_event(supervisor::Severity severity, const std::string& text) override {
@@ -50,33 +51,55 @@ class Narrator final : public supervisor::Observer {
         severity == supervisor::Severity::kError     ? telemetry::Level::kError
         : severity == supervisor::Severity::kWarning ? telemetry::Level::kWarn
                                                      : telemetry::Level::kInfo;
-    log_.line(level, text);
-    log_.flush();
+    log_->line(level, text);
+    log_->flush();
   }
 
  private:
-  void banner(const std::vector<std::string>& addresses) {
-    fmt::print("Serving component {} ({}), {} worker{}\n", settings_.component_name,
-               settings_.component_path, settings_.workers, settings_.workers == 1 ? "" : "s");
-    for (const std::string& address : addresses) {
-      fmt::print("Starting server on http://{}\n", address);
+  // A unix socket is no URL and keeps its name.
+  std::string url(const std::string& address) const {
+    if (address.starts_with("unix:")) {
+      return address;
     }
-    fmt::print(
-        "Routes: /run/{}/* -> component\nRoutes: /* -> component\nHealth: /health\nMetrics: "
-        "/metrics\n\n",
-        settings_.component_name);
+    return (settings_.tls_cert.empty() ? "http://" : "https://") + address;
+  }
+  void banner(const std::vector<std::string>& addresses) {
+    const bool one = settings_.single_component();
+    fmt::print("Serving {} {}, {} worker{}\n", one ? "component" : "modules of",
+               one ? fmt::format("{} ({})", settings_.component_name, settings_.component_path)
+                   : settings_.modules_dir,
+               settings_.workers, settings_.workers == 1 ? "" : "s");
+    for (const std::string& address : addresses) {
+      fmt::print("Starting server on {}\n", url(address));
+    }
+    if (one) {
+      fmt::print("Routes: /run/{}/* -> component\nRoutes: /* -> component\n",
+                 settings_.component_name);
+    } else {
+      fmt::print("Routes: /run/<module>/* -> <module>.wasm\n");
+    }
+    if (!settings_.user_modules_dir.empty()) {
+      fmt::print("Routes: /tenant/<tenant>/<module>/* -> <tenant>/<module>.wasm\n");
+    }
+    fmt::print("Health: /health\nMetrics: /metrics\n\n");
     std::fflush(stdout);
   }
 
-  const config::Settings& settings_;
-  telemetry::Log log_;
+  void open_log() {
+    log_.emplace(STDOUT_FILENO, settings_.log_level, settings_.log_format,
+                 telemetry::Writing::kDirect);
+  }
+
+  config::Settings settings_;
+  std::optional<telemetry::Log> log_;
 };
 
 }  // namespace
 
 base::Result<void> run(const RunArguments& arguments, bool verbose) {
-  MIK_TRY_ASSIGN(const Resolved resolved, resolve_run(arguments, verbose, process_environment(),
-                                                      ::isatty(STDOUT_FILENO) == 1));
+  const ResolveOptions options{.verbose = verbose, .terminal = ::isatty(STDOUT_FILENO) == 1};
+  const Environment environment = process_environment();
+  MIK_TRY_ASSIGN(const Resolved resolved, resolve(arguments, environment, options));
   Narrator narrator(resolved.settings);
   for (const std::string& warning : resolved.warnings) {
     narrator.warn(warning);

@@ -152,6 +152,9 @@ void visit(Archive& archive, Value& t) {
   visit_guest(archive, t.guest);
   archive(t.max_requests);
   archive(t.memory_bytes);
+  archive(t.kv_bytes_max);
+  archive(t.sql_bytes_max);
+  archive(t.storage_bytes_max);
 }
 
 template <class Archive, class Value>
@@ -174,9 +177,23 @@ void visit(Archive& archive, Value& b) {
 }
 
 template <class Archive, class Value>
+  requires std::same_as<std::remove_const_t<Value>, TracingSettings>
+void visit(Archive& archive, Value& t) {
+  archive(t.enabled);
+  archive(t.otlp_endpoint);
+  archive(t.service_name);
+  archive(t.protocol);
+  archive(t.sample_ratio);
+}
+
+template <class Archive, class Value>
   requires std::same_as<std::remove_const_t<Value>, Settings>
 void visit(Archive& archive, Value& s) {
+  archive(s.config_file);
+  archive(s.project_name);
+  archive(s.project_version);
   archive(s.binds);
+  archive(s.admin);
   archive(s.workers);
   archive(s.pin_workers);
   archive(s.tls_cert);
@@ -186,6 +203,8 @@ void visit(Archive& archive, Value& s) {
   archive(s.component_name);
   archive(s.modules_dir);
   archive(s.user_modules_dir);
+  archive(s.static_dir);
+  archive(s.scripts_dir);
   archive(s.root);
   archive(s.routes);
   archive(s.hot_reload);
@@ -216,6 +235,11 @@ void visit(Archive& archive, Value& s) {
   archive(s.api_key);
   archive(s.log_format);
   archive(s.log_level);
+  archive(s.log_file);
+  archive(s.log_max_bytes);
+  archive(s.log_max_files);
+  archive(s.guest_logging);
+  visit(archive, s.tracing);
 }
 
 }  // namespace

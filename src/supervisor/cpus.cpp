@@ -2,6 +2,7 @@
 
 #include <sched.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <charconv>
@@ -87,10 +88,23 @@ std::optional<double> tightest(const std::string& mount, std::string path, Read 
   return quota;
 }
 
-bool names_cpu(std::string_view controllers) {
+// cgroup v2, memory.max: "536870912" or "max"; v1 has a number of nine exabytes for no limit.
+std::optional<double> bytes_of(const std::string& path) {
+  const auto line = first_line(path);
+  const double bytes = line ? std::strtod(line->c_str(), nullptr) : 0;
+  return bytes > 0 && bytes < 1e18 ? std::optional(bytes) : std::nullopt;
+}
+std::optional<double> memory_v2(const std::string& folder) {
+  return bytes_of(folder + "/memory.max");
+}
+std::optional<double> memory_v1(const std::string& folder) {
+  return bytes_of(folder + "/memory.limit_in_bytes");
+}
+
+bool names(std::string_view controllers, std::string_view wanted) {
   while (!controllers.empty()) {
     const std::size_t comma = controllers.find(',');
-    if (controllers.substr(0, comma) == "cpu") {
+    if (controllers.substr(0, comma) == wanted) {
       return true;
     }
     controllers.remove_prefix(comma == std::string_view::npos ? controllers.size() : comma + 1);
@@ -98,11 +112,12 @@ bool names_cpu(std::string_view controllers) {
   return false;
 }
 
-}  // namespace
-
-std::optional<double> cgroup_cpu_quota(const std::string& root) {
+// The tightest limit of one controller over all hierarchies that this process is in.
+template <class ReadV2, class ReadV1>
+std::optional<double> tightest_of_groups(const std::string& root, const std::string& controller,
+                                         ReadV2 read_v2, ReadV1 read_v1) {
   const std::string mount = root + "/sys/fs/cgroup";
-  std::optional<double> quota;
+  std::optional<double> limit;
   std::ifstream groups(root + "/proc/self/cgroup");
   std::string line;  // "0::/path" (v2), "4:cpu,cpuacct:/path" (v1)
   while (std::getline(groups, line)) {
@@ -114,16 +129,34 @@ std::optional<double> cgroup_cpu_quota(const std::string& root) {
     const std::string controllers = line.substr(first + 1, second - first - 1);
     const std::string path = line.substr(second + 1);
     if (controllers.empty()) {
-      quota = tighter(quota, tightest(mount, path, quota_v2));
-      quota = tighter(quota, tightest(mount + "/unified", path, quota_v2));
-    } else if (names_cpu(controllers)) {
+      limit = tighter(limit, tightest(mount, path, read_v2));
+      limit = tighter(limit, tightest(mount + "/unified", path, read_v2));
+    } else if (names(controllers, controller)) {
       // In a container the path is the host's while the mount shows the container's own group at
       // its root: both are read.
-      quota = tighter(quota, tightest(mount + "/" + controllers, path, quota_v1));
-      quota = tighter(quota, tightest(mount + "/cpu", path, quota_v1));
+      limit = tighter(limit, tightest(mount + "/" + controllers, path, read_v1));
+      limit = tighter(limit, tightest(mount + "/" + controller, path, read_v1));
     }
   }
-  return quota;
+  return limit;
+}
+
+}  // namespace
+
+std::optional<double> cgroup_cpu_quota(const std::string& root) {
+  return tightest_of_groups(root, "cpu", quota_v2, quota_v1);
+}
+
+std::optional<std::uint64_t> cgroup_memory_limit(const std::string& root) {
+  const auto bytes = tightest_of_groups(root, "memory", memory_v2, memory_v1);
+  return bytes ? std::optional(static_cast<std::uint64_t>(*bytes)) : std::nullopt;
+}
+
+std::uint64_t memory_budget() {
+  const auto pages = static_cast<std::uint64_t>(std::max(0L, ::sysconf(_SC_PHYS_PAGES)));
+  const std::uint64_t machine =
+      pages * static_cast<std::uint64_t>(std::max(0L, ::sysconf(_SC_PAGESIZE)));
+  return std::min(machine, cgroup_memory_limit("").value_or(machine));
 }
 
 CpuBudget combine(std::vector<int> cpus, std::optional<double> quota) {

@@ -1,4 +1,5 @@
-// How many CPUs this family may use, and how many descriptors. Stateless; any thread.
+// How many CPUs and how much memory this family may use, and how many descriptors. Stateless; any
+// thread.
 #pragma once
 
 #include <cstdint>
@@ -27,6 +28,12 @@ CpuBudget cpu_budget();
 // The two halves, for tests. `root` is put before /proc/self/cgroup and /sys/fs/cgroup.
 std::optional<double> cgroup_cpu_quota(const std::string& root);
 CpuBudget combine(std::vector<int> cpus, std::optional<double> quota);
+
+// Bytes that the family may use: the tightest limit of the control group and its parents, or what
+// the machine has.
+std::uint64_t memory_budget();
+// Its first half, for tests; nothing when no group has a limit.
+std::optional<std::uint64_t> cgroup_memory_limit(const std::string& root);
 
 // Raises the soft limit of RLIMIT_NOFILE to the hard one; what it is now.
 std::uint64_t raise_descriptor_limit() noexcept;

@@ -40,6 +40,25 @@ TEST_F(Cgroup, Version2InsideAContainerIsTheRoot) {
   EXPECT_EQ(cgroup_cpu_quota(root_), 0.5);
 }
 
+TEST_F(Cgroup, MemoryOfVersion2IsTheTightestOfTheParents) {
+  EXPECT_EQ(cgroup_memory_limit(root_), std::nullopt);
+  write("/proc/self/cgroup", "0::/a/b\n");
+  write("/sys/fs/cgroup/a/b/memory.max", "max\n");
+  EXPECT_EQ(cgroup_memory_limit(root_), std::nullopt);
+  write("/sys/fs/cgroup/a/memory.max", "536870912\n");
+  EXPECT_EQ(cgroup_memory_limit(root_), 536870912u);
+  write("/sys/fs/cgroup/a/b/memory.max", "1073741824\n");
+  EXPECT_EQ(cgroup_memory_limit(root_), 536870912u);
+}
+
+TEST_F(Cgroup, MemoryOfVersion1) {
+  write("/proc/self/cgroup", "11:memory:/m\n4:cpu,cpuacct:/docker/x\n");
+  write("/sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
+  EXPECT_EQ(cgroup_memory_limit(root_), std::nullopt);
+  write("/sys/fs/cgroup/memory/m/memory.limit_in_bytes", "268435456\n");
+  EXPECT_EQ(cgroup_memory_limit(root_), 268435456u);
+}
+
 TEST_F(Cgroup, MaxIsNoQuota) {
   write("/proc/self/cgroup", "0::/a\n");
   write("/sys/fs/cgroup/a/cpu.max", "max 100000\n");
