@@ -190,7 +190,7 @@ Result<ArtefactStore> ArtefactStore::open(const std::string& state_dir) {
 
 Result<ArtefactStore::Name> ArtefactStore::name_of(
     std::string_view wasm, const std::array<std::uint8_t, 32>& engine_key) const {
-  std::array<std::uint8_t, 32> digest{};
+  shared::Digest digest{};
   unsigned size = 0;
   EVP_MD_CTX* context = EVP_MD_CTX_new();
   const bool ok = context != nullptr && EVP_DigestInit_ex(context, EVP_sha256(), nullptr) == 1 &&
@@ -201,7 +201,12 @@ Result<ArtefactStore::Name> ArtefactStore::name_of(
   if (!ok) {
     return crypto_failed();
   }
+  return name(digest);
+}
+
+ArtefactStore::Name ArtefactStore::name(const shared::Digest& digest) {
   Name name;
+  name.digest = digest;
   for (const std::uint8_t byte : digest) {
     name.hex += fmt::format("{:02x}", byte);
   }

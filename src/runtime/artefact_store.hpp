@@ -12,6 +12,7 @@
 
 #include "base/fd.hpp"
 #include "base/result.hpp"
+#include "shared/layout.hpp"
 
 namespace mik::runtime {
 
@@ -19,8 +20,10 @@ class ArtefactStore {
  public:
   // What an artefact is made of; its file is named for it.
   struct Name {
+    shared::Digest digest{};
     std::string hex;
   };
+  static Name name(const shared::Digest& digest);
 
   // <state_dir>/cache/aot, made if missing (0700), and <state_dir>/cache/key, made once (0600).
   // kUntrusted when folder or key are not ours alone.

@@ -1,18 +1,19 @@
 #include "runtime/compile_child.hpp"
 
-#include <fcntl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <string>
+#include <string_view>
 #include <utility>
 
 #include <fmt/format.h>
 
 #include "engine/pagemap_scan.hpp"
 #include "runtime/artefact_store.hpp"
+#include "runtime/module_file.hpp"
 #include "shared/control.hpp"
 
 namespace mik::runtime {
@@ -22,19 +23,31 @@ namespace {
 // Guests at once in one worker: the pool reserves 4 GiB of address space for each, and a guard page
 // for its stack. Requests beyond it wait in the scheduler.
 constexpr std::uint32_t kInstancesMax = 1000;
-// A file is read whole. WebAssembly's own limit for a module is the same.
-constexpr std::uint64_t kComponentBytesMax = 1ull << 30;
 
-base::Result<std::string> compile(const std::string& component, const config::Settings& settings) {
-  MIK_TRY_ASSIGN(const std::string wasm, read_component(component));
+base::Result<std::uint64_t> size_of(const base::Fd& file) {
+  struct stat info{};
+  if (::fstat(file.get(), &info) != 0) {
+    return base::Error::from_errno("cannot look at an artefact", errno);
+  }
+  return static_cast<std::uint64_t>(info.st_size);
+}
+
+// `module` is "name" or "tenant/name".
+base::Result<shared::Compiled> compile(std::string_view module, const config::Settings& settings) {
+  const std::size_t slash = module.find('/');
+  const std::string_view tenant =
+      slash == std::string_view::npos ? std::string_view() : module.substr(0, slash);
+  const std::string_view short_name = module.substr(tenant.empty() ? 0 : slash + 1);
+  MIK_TRY_ASSIGN(const std::string wasm, read_module(settings, tenant, short_name));
   MIK_TRY(engine::check_wasm(wasm));
   MIK_TRY_ASSIGN(const ArtefactStore store, ArtefactStore::open(settings.state_dir));
   MIK_TRY_ASSIGN(const engine::Engine engine,
                  engine::Engine::create(engine_options(settings, true)));
   MIK_TRY_ASSIGN(const ArtefactStore::Name name, store.name_of(wasm, engine.artefact_key()));
   MIK_TRY_ASSIGN(const base::Fd lock, store.lock(name));
-  if (store.open_verified(name).has_value()) {
-    return store.path_of(name);  // another server made it meanwhile
+  if (const auto made = store.open_verified(name); made.has_value()) {
+    MIK_TRY_ASSIGN(const std::uint64_t bytes, size_of(*made));  // another server made it meanwhile
+    return shared::Compiled{name.digest, bytes};
   }
   MIK_TRY_ASSIGN(ArtefactStore::Writer writer, store.create(name));
   base::Result<void> written;
@@ -45,7 +58,9 @@ base::Result<std::string> compile(const std::string& component, const config::Se
   MIK_TRY(std::move(written));  // first: it says why the sink refused, a full disk above all
   MIK_TRY(compiled);
   MIK_TRY(writer.commit());
-  return store.path_of(name);
+  MIK_TRY_ASSIGN(const base::Fd made, store.open_verified(name));
+  MIK_TRY_ASSIGN(const std::uint64_t bytes, size_of(made));
+  return shared::Compiled{name.digest, bytes};
 }
 
 }  // namespace
@@ -65,47 +80,20 @@ engine::EngineOptions engine_options(const config::Settings& settings, bool comp
   return options;
 }
 
-base::Result<std::string> read_component(const std::string& path) {
-  const base::Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  struct stat info{};
-  if (!fd.valid() || ::fstat(fd.get(), &info) != 0) {
-    return base::Error::from_errno(fmt::format("cannot open {}", path), errno);
-  }
-  if (static_cast<std::uint64_t>(info.st_size) > kComponentBytesMax) {
-    return base::Error(base::ErrorCode::kNotComponent,
-                       fmt::format("{} has {} bytes, more than any component", path, info.st_size));
-  }
-  std::string bytes(static_cast<std::size_t>(info.st_size), '\0');
-  std::size_t got = 0;
-  while (got < bytes.size()) {
-    const ssize_t n = ::read(fd.get(), bytes.data() + got, bytes.size() - got);
-    if (n < 0) {
-      return base::Error::from_errno(fmt::format("cannot read {}", path), errno);
-    }
-    if (n == 0) {
-      break;
-    }
-    got += static_cast<std::size_t>(n);
-  }
-  bytes.resize(got);
-  return bytes;
-}
-
 int run_compile_child(shared::CompileBoot boot) {
   shared::Channel result(std::move(boot.result));
-  const auto answer = [&]() -> base::Result<std::string> {
+  const auto answer = [&]() -> base::Result<shared::Compiled> {
     MIK_TRY_ASSIGN(const std::string block, shared::read_block(boot.settings.get()));
     MIK_TRY_ASSIGN(const config::Settings settings, config::deserialize(block));
-    auto path = compile(boot.component, settings);
-    if (!path.has_value()) {
-      return std::move(path).error().because(fmt::format("cannot serve {}", boot.component));
+    auto compiled = compile(boot.component, settings);
+    if (!compiled.has_value()) {
+      return std::move(compiled).error().because(fmt::format("cannot serve {}", boot.component));
     }
-    return path;
+    return compiled;
   }();
-  const shared::Message message =
-      answer.has_value()
-          ? shared::Message(shared::ArtefactReady{boot.component, *answer})
-          : shared::Message(shared::to_artefact_failed(boot.component, answer.error()));
+  const shared::Message message = answer.has_value()
+                                      ? shared::Message(*answer)
+                                      : shared::Message(shared::to_compile_failed(answer.error()));
   return result.send(message).has_value() && answer.has_value() ? 0 : 1;
 }
 

@@ -15,7 +15,4 @@ int run_compile_child(shared::CompileBoot boot);
 // How a worker and the compile child set up their engines: what differs makes different artefacts.
 engine::EngineOptions engine_options(const config::Settings& settings, bool compile_only);
 
-// The bytes of a component's file. kNotFound, kSystem. Blocking.
-base::Result<std::string> read_component(const std::string& path);
-
 }  // namespace mik::runtime

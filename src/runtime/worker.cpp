@@ -21,6 +21,7 @@
 #include "runtime/compile_child.hpp"
 #include "runtime/context.hpp"
 #include "runtime/guest_exchange.hpp"
+#include "runtime/module_file.hpp"
 #include "runtime/outbound.hpp"
 #include "runtime/scheduler.hpp"
 #include "runtime/service.hpp"
@@ -194,7 +195,7 @@ base::Result<void> Worker::start() {
           .str("error", loaded.error().to_string());
     }
     segment_.set_module(slot_, shared::ModuleState::kCompiling);
-    return control_.send(shared::NeedArtefact{settings_.component_path});
+    return control_.send(shared::NeedArtefact{0, segment_.modules().read(0).incarnation});
   }
   return become_ready();
 }
@@ -252,7 +253,7 @@ base::Result<void> Worker::start_services() {
 }
 
 base::Result<void> Worker::load_component() {
-  MIK_TRY_ASSIGN(const std::string wasm, read_component(settings_.component_path));
+  MIK_TRY_ASSIGN(const std::string wasm, read_module(settings_, "", settings_.component_name));
   MIK_TRY_ASSIGN(const ArtefactStore::Name name, store_->name_of(wasm, engine_->artefact_key()));
   MIK_TRY_ASSIGN(const base::Fd artefact, store_->open_verified(name));
   engine::ComponentOptions options;

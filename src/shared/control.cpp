@@ -4,7 +4,7 @@
 
 #include <array>
 #include <cerrno>
-#include <type_traits>
+#include <optional>
 
 #include "shared/wire.hpp"
 
@@ -12,41 +12,71 @@ namespace mik::shared {
 
 namespace {
 
-// Packet: u32 magic, u16 kind, then the fields of the kind in the order of its struct.
+// Packet: u32 magic, u16 kind (the place in the variant), then the fields in the order of the
+// struct.
 constexpr std::uint32_t kMagic = 0x316b'696d;  // "mik1"
-constexpr std::size_t kPathMax = 8 * 1024;
 constexpr std::size_t kTextMax = 8 * 1024;
 
-// The kind is the place in the variant.
-template <class T, std::size_t I = 0>
-constexpr std::uint16_t kind_of() {
-  if constexpr (std::is_same_v<T, std::variant_alternative_t<I, Message>>) {
-    return I;
-  } else {
-    return kind_of<T, I + 1>();
+void write(WireWriter& out, const Digest& digest) {
+  for (const std::uint8_t byte : digest) {
+    out.number(byte);
   }
 }
+
+void write(WireWriter& out, bool value) { out.number(static_cast<std::uint8_t>(value ? 1 : 0)); }
 
 struct FieldWriter {
   WireWriter& out;
   void operator()(const Ready&) const {}
-  void operator()(const NeedArtefact& m) const { out.text(m.component, kPathMax); }
-  void operator()(const Fatal& m) const {
-    out.number(static_cast<std::uint16_t>(m.code));
-    out.text(m.text, kTextMax);
-    out.text(m.help, kTextMax);
-  }
+  void operator()(const NeedArtefact& m) const { module(m); }
+  void operator()(const Fatal& m) const { failure(m); }
   void operator()(const ArtefactReady& m) const {
-    out.text(m.component, kPathMax);
-    out.text(m.artefact, kPathMax);
+    module(m);
+    artefact(m);
   }
   void operator()(const ArtefactFailed& m) const {
-    out.text(m.component, kPathMax);
+    module(m);
+    failure(m);
+  }
+  void operator()(const Drain& m) const {
+    out.number(m.deadline_ns);
+    write(out, m.generation_only);
+  }
+  void operator()(const Resolved& m) const {
+    module(m);
+    artefact(m);
+  }
+  void operator()(const Prepared& m) const {
+    out.number(m.row);
+    out.number(m.version);
+    write(out, m.ok);
+    out.text(m.text, kTextMax);
+  }
+  void operator()(const Prepare& m) const {
+    module(m);
+    out.number(m.version);
+    write(out, m.digest);
+  }
+  void operator()(const Compiled& m) const { artefact(m); }
+  void operator()(const CompileFailed& m) const { failure(m); }
+
+ private:
+  template <class M>
+  void module(const M& m) const {
+    out.number(m.row);
+    out.number(m.incarnation);
+  }
+  template <class M>
+  void artefact(const M& m) const {
+    write(out, m.digest);
+    out.number(m.artefact_bytes);
+  }
+  template <class M>
+  void failure(const M& m) const {
     out.number(static_cast<std::uint16_t>(m.code));
     out.text(m.text, kTextMax);
     out.text(m.help, kTextMax);
   }
-  void operator()(const Drain& m) const { out.number(m.deadline_ns); }
 };
 
 std::optional<base::ErrorCode> known_code(std::uint16_t number) {
@@ -59,39 +89,76 @@ std::optional<base::ErrorCode> known_code(std::uint16_t number) {
   return std::nullopt;
 }
 
-std::optional<Message> read_fields(std::uint16_t kind, WireReader& in) {
-  switch (kind) {
-    case kind_of<Ready>():
-      return Ready{};
-    case kind_of<NeedArtefact>():
-      return NeedArtefact{in.text(kPathMax)};
-    case kind_of<Fatal>(): {
-      Fatal m;
-      const auto code = known_code(in.number<std::uint16_t>());
-      m.code = code.value_or(base::ErrorCode::kInternal);
-      m.text = in.text(kTextMax);
-      m.help = in.text(kTextMax);
-      return code ? std::optional<Message>(std::move(m)) : std::nullopt;
+// The counterpart of FieldWriter. False: a value that no mik process sends.
+struct FieldReader {
+  WireReader& in;
+  bool operator()(Ready&) const { return true; }
+  bool operator()(NeedArtefact& m) const { return module(m); }
+  bool operator()(Fatal& m) const { return failure(m); }
+  bool operator()(ArtefactReady& m) const { return module(m) && artefact(m); }
+  bool operator()(ArtefactFailed& m) const { return module(m) && failure(m); }
+  bool operator()(Drain& m) const {
+    m.deadline_ns = in.number<std::uint64_t>();
+    return boolean(m.generation_only);
+  }
+  bool operator()(Resolved& m) const { return module(m) && artefact(m); }
+  bool operator()(Prepared& m) const {
+    m.row = in.number<std::uint32_t>();
+    m.version = in.number<std::uint64_t>();
+    const bool known = boolean(m.ok);
+    m.text = in.text(kTextMax);
+    return known;
+  }
+  bool operator()(Prepare& m) const {
+    module(m);
+    m.version = in.number<std::uint64_t>();
+    return digest(m.digest);
+  }
+  bool operator()(Compiled& m) const { return artefact(m); }
+  bool operator()(CompileFailed& m) const { return failure(m); }
+
+ private:
+  bool boolean(bool& value) const {
+    const auto byte = in.number<std::uint8_t>();
+    value = byte == 1;
+    return byte <= 1;
+  }
+  bool digest(Digest& value) const {
+    for (std::uint8_t& byte : value) {
+      byte = in.number<std::uint8_t>();
     }
-    case kind_of<ArtefactReady>(): {
-      ArtefactReady m;
-      m.component = in.text(kPathMax);
-      m.artefact = in.text(kPathMax);
-      return m;
-    }
-    case kind_of<ArtefactFailed>(): {
-      ArtefactFailed m;
-      m.component = in.text(kPathMax);
-      const auto code = known_code(in.number<std::uint16_t>());
-      m.code = code.value_or(base::ErrorCode::kInternal);
-      m.text = in.text(kTextMax);
-      m.help = in.text(kTextMax);
-      return code ? std::optional<Message>(std::move(m)) : std::nullopt;
-    }
-    case kind_of<Drain>():
-      return Drain{in.number<std::uint64_t>()};
-    default:
-      return std::nullopt;
+    return true;
+  }
+  template <class M>
+  bool module(M& m) const {
+    m.row = in.number<std::uint32_t>();
+    m.incarnation = in.number<std::uint64_t>();
+    return true;
+  }
+  template <class M>
+  bool artefact(M& m) const {
+    digest(m.digest);
+    m.artefact_bytes = in.number<std::uint64_t>();
+    return true;
+  }
+  template <class M>
+  bool failure(M& m) const {
+    const auto code = known_code(in.number<std::uint16_t>());
+    m.code = code.value_or(base::ErrorCode::kInternal);
+    m.text = in.text(kTextMax);
+    m.help = in.text(kTextMax);
+    return code.has_value();
+  }
+};
+
+// A message of this kind with nothing in it yet.
+template <std::size_t I = 0>
+std::optional<Message> empty_of(std::uint16_t kind) {
+  if constexpr (I == std::variant_size_v<Message>) {
+    return std::nullopt;
+  } else {
+    return kind == I ? std::optional<Message>(std::in_place, std::in_place_index<I>)
+                     : empty_of<I + 1>(kind);
   }
 }
 
@@ -110,8 +177,8 @@ base::Result<Message> decode(std::string_view bytes) {
   const auto magic = in.number<std::uint32_t>();
   const auto kind = in.number<std::uint16_t>();
   if (magic == kMagic) {
-    std::optional<Message> message = read_fields(kind, in);
-    if (message && in.complete()) {
+    std::optional<Message> message = empty_of(kind);
+    if (message && std::visit(FieldReader{in}, *message) && in.complete()) {
       return *std::move(message);
     }
   }
@@ -120,8 +187,8 @@ base::Result<Message> decode(std::string_view bytes) {
 
 Fatal to_fatal(const base::Error& error) { return {error.code(), error.to_string(), error.help()}; }
 
-ArtefactFailed to_artefact_failed(std::string component, const base::Error& error) {
-  return {std::move(component), error.code(), error.to_string(), error.help()};
+CompileFailed to_compile_failed(const base::Error& error) {
+  return {error.code(), error.to_string(), error.help()};
 }
 
 base::Error to_error(const Fatal& message) {
@@ -129,6 +196,10 @@ base::Error to_error(const Fatal& message) {
 }
 
 base::Error to_error(const ArtefactFailed& message) {
+  return base::Error(message.code, message.text).with_help(message.help);
+}
+
+base::Error to_error(const CompileFailed& message) {
   return base::Error(message.code, message.text).with_help(message.help);
 }
 

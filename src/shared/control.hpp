@@ -14,6 +14,7 @@
 #include "base/fd.hpp"
 #include "base/result.hpp"
 #include "base/time.hpp"
+#include "shared/layout.hpp"
 
 namespace mik::shared {
 
@@ -22,11 +23,30 @@ struct Ready {
   friend bool operator==(const Ready&, const Ready&) = default;
 };
 
-// Worker to supervisor: there is no usable artefact of this component. The answer goes to every
-// worker, once, whoever asked.
+// Worker to supervisor: there is no usable artefact of this module: compile it. A row belongs to
+// the module that was meant as long as its incarnation is the same.
 struct NeedArtefact {
-  std::string component;  // path
+  std::uint32_t row = 0;  // of the ModuleTable
+  std::uint64_t incarnation = 0;
   friend bool operator==(const NeedArtefact&, const NeedArtefact&) = default;
+};
+
+// Worker to supervisor: it found an artefact of a module whose row named none yet.
+struct Resolved {
+  std::uint32_t row = 0;
+  std::uint64_t incarnation = 0;
+  Digest digest{};
+  std::uint64_t artefact_bytes = 0;
+  friend bool operator==(const Resolved&, const Resolved&) = default;
+};
+
+// Worker to supervisor: the answer to Prepare.
+struct Prepared {
+  std::uint32_t row = 0;
+  std::uint64_t version = 0;
+  bool ok = false;
+  std::string text;  // why not
+  friend bool operator==(const Prepared&, const Prepared&) = default;
 };
 
 // Worker to supervisor: it cannot start, and another try would not help. Before any worker was
@@ -38,29 +58,60 @@ struct Fatal {
   friend bool operator==(const Fatal&, const Fatal&) = default;
 };
 
-// Compile child to supervisor, and supervisor to all workers.
+// Supervisor to all workers: the row names an artefact, or is broken; it says so already.
 struct ArtefactReady {
-  std::string component;
-  std::string artefact;  // path
+  std::uint32_t row = 0;
+  std::uint64_t incarnation = 0;
+  Digest digest{};
+  std::uint64_t artefact_bytes = 0;
   friend bool operator==(const ArtefactReady&, const ArtefactReady&) = default;
 };
 
 struct ArtefactFailed {
-  std::string component;
+  std::uint32_t row = 0;
+  std::uint64_t incarnation = 0;
   base::ErrorCode code = base::ErrorCode::kCompile;
   std::string text;
   std::string help;
   friend bool operator==(const ArtefactFailed&, const ArtefactFailed&) = default;
 };
 
+// Supervisor to all workers: a worker that has the module loaded loads this artefact too, off the
+// loop, and answers Prepared; one that has not answers at once. New requests go to it once
+// ModuleTable::version(row) is `version` or more.
+struct Prepare {
+  std::uint32_t row = 0;
+  std::uint64_t incarnation = 0;
+  std::uint64_t version = 0;
+  Digest digest{};
+  friend bool operator==(const Prepare&, const Prepare&) = default;
+};
+
+// Compile child to supervisor.
+struct Compiled {
+  Digest digest{};
+  std::uint64_t artefact_bytes = 0;
+  friend bool operator==(const Compiled&, const Compiled&) = default;
+};
+
+struct CompileFailed {
+  base::ErrorCode code = base::ErrorCode::kCompile;
+  std::string text;
+  std::string help;
+  friend bool operator==(const CompileFailed&, const CompileFailed&) = default;
+};
+
 // Supervisor to worker: stop accepting, finish what is in flight, exit 0 by the deadline. End of
 // file says the same, with a deadline of the worker's own: the supervisor is dead.
 struct Drain {
   std::uint64_t deadline_ns = 0;  // base::to_ns
+  // A new generation serves on the same listeners: only stop watching them.
+  bool generation_only = false;
   friend bool operator==(const Drain&, const Drain&) = default;
 };
 
-using Message = std::variant<Ready, NeedArtefact, Fatal, ArtefactReady, ArtefactFailed, Drain>;
+using Message = std::variant<Ready, NeedArtefact, Fatal, ArtefactReady, ArtefactFailed, Drain,
+                             Resolved, Prepared, Prepare, Compiled, CompileFailed>;
 
 // A packet is never longer; texts are cut to fit.
 inline constexpr std::size_t kMessageMax = 32 * 1024;
@@ -71,9 +122,10 @@ base::Result<Message> decode(std::string_view bytes);
 
 // An Error as a message and back. `help` travels, causes become part of the text.
 Fatal to_fatal(const base::Error& error);
-ArtefactFailed to_artefact_failed(std::string component, const base::Error& error);
+CompileFailed to_compile_failed(const base::Error& error);
 base::Error to_error(const Fatal& message);
 base::Error to_error(const ArtefactFailed& message);
+base::Error to_error(const CompileFailed& message);
 
 struct EndOfFile {};
 struct NothingYet {};

@@ -10,12 +10,21 @@ namespace mik::shared {
 namespace {
 
 std::vector<Message> one_of_each() {
+  Digest digest{};
+  digest[0] = 0xfe;
+  digest[31] = 1;
   return {Ready{},
-          NeedArtefact{"/srv/app.wasm"},
+          NeedArtefact{7, 1ull << 40},
           Fatal{base::ErrorCode::kImport, "it imports the moon", "grant the moon"},
-          ArtefactReady{"/srv/app.wasm", "/var/cache/1.aot"},
-          ArtefactFailed{"/srv/app.wasm", base::ErrorCode::kCompile, "too large", ""},
-          Drain{0x0102'0304'0506'0708}};
+          ArtefactReady{7, 2, digest, 1ull << 33},
+          ArtefactFailed{7, 3, base::ErrorCode::kCompile, "too large", ""},
+          Drain{0x0102'0304'0506'0708, true},
+          Resolved{8, 4, digest, 99},
+          Prepared{9, 5, true, ""},
+          Prepared{9, 6, false, "no memory"},
+          Prepare{9, 1, 6, digest},
+          Compiled{digest, 1234},
+          CompileFailed{base::ErrorCode::kNotComponent, "it is a picture", "compile it"}};
 }
 
 TEST(Control, EveryMessageSurvivesTheWay) {
@@ -45,16 +54,20 @@ TEST(Control, RefusesUnknownKindsCodesAndLengths) {
   std::string code = encode(Fatal{base::ErrorCode::kInternal, "", ""});
   code[6] = static_cast<char>(0xff);
   EXPECT_FALSE(decode(code).has_value());
-  std::string length = encode(NeedArtefact{"abc"});
-  length[8] = 1;  // 65539 bytes
+  std::string length = encode(Fatal{base::ErrorCode::kInternal, "abc", ""});
+  length[10] = 1;  // 65539 bytes
   EXPECT_FALSE(decode(length).has_value());
+  std::string boolean = encode(Drain{1, true});
+  boolean.back() = 2;
+  EXPECT_FALSE(decode(boolean).has_value());
 }
 
 TEST(Control, LongTextsAreCutToFitAPacket) {
   const std::string text(100'000, 'x');
-  for (const Message& message :
-       std::vector<Message>{Fatal{base::ErrorCode::kImport, text, text}, ArtefactReady{text, text},
-                            ArtefactFailed{text, base::ErrorCode::kCompile, text, text}}) {
+  for (const Message& message : std::vector<Message>{
+           Fatal{base::ErrorCode::kImport, text, text}, Prepared{1, 1, false, text},
+           ArtefactFailed{1, 1, base::ErrorCode::kCompile, text, text},
+           CompileFailed{base::ErrorCode::kCompile, text, text}}) {
     const std::string bytes = encode(message);
     EXPECT_LE(bytes.size(), kMessageMax);
     EXPECT_TRUE(decode(bytes).has_value());
@@ -68,7 +81,7 @@ TEST(Control, AnErrorKeepsItsCodeItsCausesAndItsHelp) {
   EXPECT_EQ(back.code(), base::ErrorCode::kImport);
   EXPECT_EQ(back.message(), "outer: inner");
   EXPECT_EQ(back.help(), "do this");
-  EXPECT_EQ(to_error(to_artefact_failed("x", error)).message(), "outer: inner");
+  EXPECT_EQ(to_error(to_compile_failed(error)).message(), "outer: inner");
 }
 
 TEST(Channel, KeepsMessagesApartAndTellsTheEnd) {
@@ -111,7 +124,7 @@ TEST(Channel, AReaderThatNeverReadsDoesNotBlockTheWriter) {
   auto [ours, theirs] = Channel::pair().value();
   bool refused = false;
   for (int i = 0; i < 100'000 && !refused; ++i) {
-    refused = !ours.send(NeedArtefact{std::string(1000, 'x')}).has_value();
+    refused = !ours.send(Prepared{0, 0, false, std::string(1000, 'x')}).has_value();
   }
   EXPECT_TRUE(refused);
 }

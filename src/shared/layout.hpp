@@ -16,9 +16,12 @@ static_assert(Cell::is_always_lock_free, "a lock in shared memory would die with
 static_assert(sizeof(Cell) == 8 && alignof(Cell) == 8);
 
 inline constexpr std::uint64_t kSegmentMagic = 0x31'67'65'73'6b'69'6d;  // "mikseg1"
-inline constexpr std::uint64_t kSegmentVersion = 1;
+inline constexpr std::uint64_t kSegmentVersion = 2;
 inline constexpr std::size_t kSlotsMax = 512;
+inline constexpr std::size_t kModulesLimit = 1u << 20;  // rows of a table, at most
 inline constexpr std::size_t kCacheLine = 64;
+
+using Digest = std::array<std::uint8_t, 32>;  // names an artefact: runtime::ArtefactStore
 
 enum class WorkerState : std::uint64_t { kEmpty = 0, kStarting, kReady, kDraining, kGone };
 
@@ -98,21 +101,66 @@ struct WorkerCells {
   SharedText module_error;
 };
 
+// What the supervisor says of one module: two copies, of which the lower bit of `sequence` names
+// the one that holds. The writer fills the other one and then moves the sequence, so that a reader
+// never waits, and a writer that dies half-way has changed nothing.
+struct ModuleText {
+  Cell state;  // RowState
+  Cell incarnation;
+  Cell version;
+  Cell tenant_row;
+  Cell flags;
+  Cell artefact_bytes;
+  std::array<Cell, sizeof(Digest) / sizeof(std::uint64_t)> digest;
+  Cell name_length;
+  Cell error_length;
+  Cell pending_length;
+  std::array<Cell, kTextWords> name;
+  std::array<Cell, kTextWords> error;
+  std::array<Cell, kTextWords> pending;
+};
+
+struct alignas(kCacheLine) ModuleRowCells {
+  Cell sequence;
+  Cell version;  // of the copy that holds, in one load
+  alignas(kCacheLine) Cell breaker;
+  alignas(kCacheLine) std::array<ModuleText, 2> copies;
+};
+
+struct alignas(kCacheLine) TenantRowCells {
+  Cell sequence;
+  std::array<Cell, 2> length;
+  std::array<std::array<Cell, kTextWords>, 2> name;
+};
+
+struct alignas(kCacheLine) ModuleTableHeader {
+  Cell generation;
+  Cell rows;
+  Cell tenants;
+};
+
 struct alignas(kCacheLine) SegmentHeader {
   std::uint64_t magic;
   std::uint64_t version;
   std::uint64_t slots;
   std::uint64_t bytes;
+  std::uint64_t modules_max;
+  std::uint64_t tenants_max;
   Cell start_ns;      // steady clock
   Cell start_unix_s;  // for people
   Cell draining;      // 0 or 1, never back
   Cell generation;
   Cell workers;  // how many there should be
   Cell restarts;
+  // SIGHUP: whether the last one could be applied (1 until there was one), when the settings that
+  // serve were read, and how many could not.
+  Cell config_reload_ok;
+  Cell config_reload_unix_s;
+  Cell config_reloads_failed;
 };
 
-static_assert(offsetof(SegmentHeader, start_ns) == 32);
-static_assert(offsetof(SegmentHeader, draining) == 48);
+static_assert(offsetof(SegmentHeader, start_ns) == 48);
+static_assert(offsetof(SegmentHeader, draining) == 64);
 static_assert(sizeof(SegmentHeader) == 2 * kCacheLine);
 static_assert(offsetof(WorkerCells, gauges) == 0);
 static_assert(offsetof(WorkerCells, counters) == 64);
@@ -121,6 +169,8 @@ static_assert(offsetof(Counters, failures) == 120);
 static_assert(offsetof(Counters, latency) == 192);
 static_assert(offsetof(Counters, latency_sum_us) == 352);
 static_assert(offsetof(WorkerCells, module_error) == 448);
+static_assert(sizeof(ModuleText) == 872 && sizeof(ModuleRowCells) == 1920);
+static_assert(sizeof(TenantRowCells) == 576);
 static_assert(sizeof(WorkerCells) == 768 && sizeof(WorkerCells) % kCacheLine == 0);
 
 }  // namespace mik::shared

@@ -1,6 +1,7 @@
 // The table of modules and tenants in the shared segment: what there is, in which state, and the
 // cells that workers count in. The supervisor writes rows; workers read them and write their own
-// cells. Nothing blocks; docs/design/modules.md tells how the parts use it.
+// cells. Nothing blocks, and what a reader gets was said at one moment; docs/design/modules.md
+// tells how the parts use it.
 #pragma once
 
 #include <array>
@@ -9,12 +10,13 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <unordered_map>
+#include <vector>
 
 #include "shared/layout.hpp"
 
 namespace mik::shared {
 
-using Digest = std::array<std::uint8_t, 32>;  // names an artefact: runtime::ArtefactStore
 inline constexpr std::size_t kNameMax = 255;  // bytes of a module's or tenant's name
 inline constexpr std::uint32_t kNoRow = 0xffffffff;
 
@@ -54,6 +56,7 @@ struct alignas(kCacheLine) ModuleCells {
   Cell loads;            // artefacts mapped: cache misses
   Cell hits;             // requests that found the component loaded
   Cell memory_bytes;     // gauge: linear memory and tables of its guests that live now
+  Cell loaded;           // gauge: 1 while the component is loaded
 };
 
 // What one worker counts for one tenant.
@@ -69,7 +72,8 @@ struct ModuleTableSize {
   std::size_t tenants_max = 1;
 };
 
-// A view of the table inside a Segment, which must outlive it: Segment::modules().
+// A view of the table inside a Segment, which must outlive it: Segment::modules(). Memory that no
+// module has touched yet is not there: a large table of few modules is small.
 class ModuleTable {
  public:
   static std::size_t bytes_for(const ModuleTableSize& size) noexcept;
@@ -77,13 +81,16 @@ class ModuleTable {
   ModuleTable(void* memory, const ModuleTableSize& size) noexcept;
 
   // --- The supervisor ---------------------------------------------------------------------------
-  // The row of a module, new (kIdle) or again (a kGone one comes back kIdle, without a digest).
-  // Nothing when the table is full.
+  // The row of a module, new (kIdle) or again (a kGone one comes back kIdle, without a digest, as
+  // another incarnation). Rows of modules that are gone and in which nothing is held are given to
+  // others once the table is full. Nothing when it is full of modules that are there, or a name is
+  // longer than kNameMax.
   std::optional<std::uint32_t> add(std::string_view tenant, std::string_view name);
   // Each moves generation(). Errors are cut to what a SharedText holds.
   void set_state(std::uint32_t row, RowState state, std::string_view error = {});
   void set_pending(std::uint32_t row, std::string_view error, bool changed);
-  // The row serves this artefact from now on: kReady, version + 1, errors cleared.
+  // The row serves this artefact from now on: kReady, version + 1, errors cleared, and its breaker
+  // closed, which spoke of another artefact.
   void publish(std::uint32_t row, const Digest& digest, std::uint64_t artefact_bytes);
   // A worker died: its gauges go to zero, its counters stay.
   void bury(std::size_t slot) noexcept;
@@ -94,8 +101,11 @@ class ModuleTable {
   // Rows that were ever used: 0 to rows() - 1.
   std::uint32_t rows() const noexcept;
   std::uint32_t tenants() const noexcept;
+  // A row that is kFree has no name.
   ModuleRow read(std::uint32_t row) const;
   std::uint64_t version(std::uint32_t row) const noexcept;
+  // Moves with every change of this row; acquire.
+  std::uint64_t changes(std::uint32_t row) const noexcept;
   std::string tenant_name(std::uint32_t tenant_row) const;
 
   // --- Workers, of their own slot; sums by anybody --------------------------------------------
@@ -107,8 +117,26 @@ class ModuleTable {
   Cell& breaker(std::uint32_t row) noexcept;
 
  private:
+  struct Words;
+  ModuleTableHeader& header() const noexcept;
+  ModuleRowCells& row_cells(std::uint32_t row) const noexcept;
+  TenantRowCells& tenant_row_cells(std::uint32_t tenant_row) const noexcept;
+  Words said(std::uint32_t row) const;
+  void say(std::uint32_t row, const Words& words) noexcept;
+  std::optional<std::uint32_t> tenant_of(std::string_view name);
+  void reclaim();
+  bool anything_held(std::uint32_t row) const noexcept;
+
   std::byte* memory_;
   ModuleTableSize size_;
+  std::byte* tenant_rows_;
+  std::byte* tenant_cells_;
+  std::byte* module_cells_;
+  // The supervisor's alone: rows by "tenant/name", tenants' rows by name, rows for others.
+  std::unordered_map<std::string, std::uint32_t> by_key_;
+  std::unordered_map<std::string, std::uint32_t> tenants_by_name_;
+  std::vector<std::uint32_t> free_rows_;
+  std::vector<std::uint32_t> free_tenants_;
 };
 
 }  // namespace mik::shared

@@ -18,8 +18,23 @@ namespace {
 
 constexpr auto kRelaxed = std::memory_order_relaxed;
 
+constexpr std::size_t kPage = 4096;
+
+// Of the header and the workers' rows; the table of modules begins at the next page.
 constexpr std::size_t bytes_for(std::size_t slots) {
   return sizeof(SegmentHeader) + slots * sizeof(WorkerCells);
+}
+
+constexpr std::size_t table_offset(std::size_t slots) {
+  return (bytes_for(slots) + kPage - 1) / kPage * kPage;
+}
+
+std::size_t bytes_for(const ModuleTableSize& size) {
+  return table_offset(size.slots) + ModuleTable::bytes_for(size);
+}
+
+ModuleTableSize size_of(const SegmentHeader& header) {
+  return {header.slots, header.modules_max, header.tenants_max};
 }
 
 base::Result<void*> map(int fd, std::size_t bytes) {
@@ -82,13 +97,15 @@ std::size_t latency_bucket(base::Duration latency) noexcept {
   return static_cast<std::size_t>(bound - kLatencyBoundsUs.begin());
 }
 
-base::Result<Segment> Segment::create(std::size_t slots) {
-  MIK_ASSERT(slots >= 1 && slots <= kSlotsMax);
+base::Result<Segment> Segment::create(std::size_t slots, std::size_t modules_max,
+                                      std::size_t tenants_max) {
+  MIK_ASSERT(slots >= 1 && slots <= kSlotsMax && modules_max >= 1 && tenants_max >= 1 &&
+             modules_max <= kModulesLimit && tenants_max <= kModulesLimit);
   base::Fd fd(::memfd_create("mik-segment", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (!fd.valid()) {
     return base::Error::from_errno("memfd_create", errno);
   }
-  const std::size_t bytes = bytes_for(slots);
+  const std::size_t bytes = bytes_for(ModuleTableSize{slots, modules_max, tenants_max});
   if (::ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0) {
     return base::Error::from_errno("cannot size the shared segment", errno);
   }
@@ -105,8 +122,12 @@ base::Result<Segment> Segment::create(std::size_t slots) {
   header->version = kSegmentVersion;
   header->slots = slots;
   header->bytes = bytes;
+  header->modules_max = modules_max;
+  header->tenants_max = tenants_max;
   header->start_ns.store(base::to_ns(base::Clock::now()));
   header->start_unix_s.store(static_cast<std::uint64_t>(std::time(nullptr)));
+  header->config_reload_ok.store(1);
+  header->config_reload_unix_s.store(header->start_unix_s.load());
   header->workers.store(slots);
   return Segment(std::move(fd), memory);
 }
@@ -118,31 +139,30 @@ base::Result<Segment> Segment::attach(int fd) {
   }
   const auto bytes = static_cast<std::size_t>(status.st_size);
   const int seals = ::fcntl(fd, F_GET_SEALS);
-  if (bytes < bytes_for(1) || seals < 0 || (seals & F_SEAL_SHRINK) == 0) {
+  if (bytes < table_offset(1) || seals < 0 || (seals & F_SEAL_SHRINK) == 0) {
     return base::Error(base::ErrorCode::kBadMessage, "the descriptor is no shared segment");
   }
   MIK_TRY_ASSIGN(void* memory, map(fd, bytes));
-  Segment segment(base::Fd(), memory);
-  const SegmentHeader& header = *segment.header_;
-  // The size is read from our own stat, so that the unmapping below is right whatever the header
-  // says.
+  const SegmentHeader& header = *std::launder(static_cast<SegmentHeader*>(memory));
   const bool fits = header.magic == kSegmentMagic && header.version == kSegmentVersion &&
                     header.bytes == bytes && header.slots >= 1 && header.slots <= kSlotsMax &&
-                    bytes_for(header.slots) == bytes;
+                    header.modules_max >= 1 && header.modules_max <= kModulesLimit &&
+                    header.tenants_max >= 1 && header.tenants_max <= kModulesLimit &&
+                    bytes_for(size_of(header)) == bytes;
   if (!fits) {
-    segment.header_ = nullptr;
     ::munmap(memory, bytes);
     return base::Error(base::ErrorCode::kBadMessage,
                        "the shared segment was made by another version of mik");
   }
-  return segment;
+  return Segment(base::Fd(), memory);
 }
 
 Segment::Segment(base::Fd fd, void* memory) noexcept
     : fd_(std::move(fd)),
       header_(std::launder(static_cast<SegmentHeader*>(memory))),
-      rows_(std::launder(reinterpret_cast<WorkerCells*>(static_cast<std::byte*>(memory) +
-                                                        sizeof(SegmentHeader)))) {}
+      rows_(std::launder(
+          reinterpret_cast<WorkerCells*>(static_cast<std::byte*>(memory) + sizeof(SegmentHeader)))),
+      modules_(static_cast<std::byte*>(memory) + table_offset(header_->slots), size_of(*header_)) {}
 
 Segment::~Segment() {
   if (header_ != nullptr) {
@@ -180,6 +200,7 @@ void Segment::bury(std::size_t slot) noexcept {
   cells.gauges.module_state.store(static_cast<std::uint64_t>(ModuleState::kNone));
   cells.gauges.module_bytes.store(0);
   write_text(cells.module_error, {});
+  modules_.bury(slot);
 }
 
 WorkerState Segment::state(std::size_t slot) const noexcept {

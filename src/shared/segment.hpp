@@ -17,6 +17,7 @@
 #include "base/result.hpp"
 #include "base/time.hpp"
 #include "shared/layout.hpp"
+#include "shared/modules.hpp"
 
 namespace mik::shared {
 
@@ -92,8 +93,10 @@ struct Load {
 // given.
 class Segment {
  public:
-  // A new segment with `slots` rows (1 to kSlotsMax), its size sealed. Errors: kSystem.
-  static base::Result<Segment> create(std::size_t slots);
+  // A new segment with `slots` rows (1 to kSlotsMax) and a table of so many modules and tenants (at
+  // most kModulesLimit), its size sealed. Errors: kSystem.
+  static base::Result<Segment> create(std::size_t slots, std::size_t modules_max = 1,
+                                      std::size_t tenants_max = 1);
   // Maps a segment that create() made in a process of the same build. The descriptor may be closed
   // afterwards. Errors: kSystem; kBadMessage when it is something else.
   static base::Result<Segment> attach(int fd);
@@ -101,7 +104,8 @@ class Segment {
   Segment(Segment&& other) noexcept
       : fd_(std::move(other.fd_)),
         header_(std::exchange(other.header_, nullptr)),
-        rows_(std::exchange(other.rows_, nullptr)) {}
+        rows_(std::exchange(other.rows_, nullptr)),
+        modules_(std::move(other.modules_)) {}
   Segment& operator=(Segment&&) = delete;
   ~Segment();
 
@@ -110,6 +114,8 @@ class Segment {
   std::size_t slots() const noexcept { return header_->slots; }
   SegmentHeader& header() noexcept { return *header_; }
   const SegmentHeader& header() const noexcept { return *header_; }
+  ModuleTable& modules() noexcept { return modules_; }
+  const ModuleTable& modules() const noexcept { return modules_; }
   WorkerCells& row(std::size_t slot) noexcept;
   const WorkerCells& row(std::size_t slot) const noexcept;
 
@@ -184,6 +190,7 @@ class Segment {
   base::Fd fd_;
   SegmentHeader* header_;
   WorkerCells* rows_;
+  ModuleTable modules_;
 };
 
 // One more, or n more. For counters, where only the number counts.

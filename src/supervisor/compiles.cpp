@@ -42,21 +42,18 @@ Compiles::Compiles(net::Loop& loop, std::string executable, int settings, Compil
 
 Compiles::~Compiles() { close_channel(); }
 
-void Compiles::request(std::string component, bool polite) {
+void Compiles::request(CompileJob job) {
   // A child that has answered and is not gone yet answers nobody else.
   const auto waiting = jobs_.begin() + (pid_ > 0 && answered_ && !jobs_.empty() ? 1 : 0);
-  const auto same = [&component](const Job& job) { return job.component == component; };
-  if (std::any_of(waiting, jobs_.end(), same)) {
+  if (std::any_of(waiting, jobs_.end(), [&](const CompileJob& each) { return each.same(job); })) {
     return;
   }
   if (jobs_.size() >= limits_.queue_max) {
-    answer_(shared::ArtefactFailed{std::move(component),
-                                   base::ErrorCode::kOverload,
-                                   "too many components wait to be compiled",
-                                   {}});
+    answer_(job, shared::CompileFailed{
+                     base::ErrorCode::kOverload, "too many modules wait to be compiled", {}});
     return;
   }
-  jobs_.push_back({std::move(component), polite});
+  jobs_.push_back(std::move(job));
   start_next();
 }
 
@@ -65,16 +62,16 @@ void Compiles::start_next() {
     auto started = start(jobs_.front());
     if (!started) {
       close_channel();
-      finish_job(shared::to_artefact_failed(jobs_.front().component, started.error()));
+      finish_job(shared::to_compile_failed(started.error()));
       jobs_.pop_front();
     }
   }
 }
 
-base::Result<void> Compiles::start(const Job& job) {
+base::Result<void> Compiles::start(const CompileJob& job) {
   MIK_TRY_ASSIGN(auto channels, shared::Channel::pair());
-  shared::ChildPlan child = shared::plan_compile(job.component, channels.second.fd(), settings_);
-  data_limit_ = std::max(limits_.data_floor, limits_.data_per_byte * file_size(job.component));
+  shared::ChildPlan child = shared::plan_compile(job.module, channels.second.fd(), settings_);
+  data_limit_ = std::max(limits_.data_floor, limits_.data_per_byte * file_size(job.path));
   const SpawnPlan plan{
       .executable = executable_,
       .arguments = std::move(child.arguments),
@@ -107,13 +104,9 @@ bool Compiles::take_answer() {
   if (!received) {
     return true;
   }
-  if (auto* message = std::get_if<shared::Message>(&*received)) {
-    // Whatever it says, it speaks for its own component.
-    if (auto* ready = std::get_if<shared::ArtefactReady>(message)) {
-      ready->component = jobs_.front().component;
-      finish_job(*message);
-    } else if (auto* failed = std::get_if<shared::ArtefactFailed>(message)) {
-      failed->component = jobs_.front().component;
+  if (const auto* message = std::get_if<shared::Message>(&*received)) {
+    if (std::holds_alternative<shared::Compiled>(*message) ||
+        std::holds_alternative<shared::CompileFailed>(*message)) {
       finish_job(*message);
     }
     return true;
@@ -124,7 +117,7 @@ bool Compiles::take_answer() {
 void Compiles::finish_job(const shared::Message& message) {
   if (!answered_) {
     answered_ = true;
-    answer_(message);
+    answer_(jobs_.front(), message);
   }
 }
 
@@ -138,8 +131,7 @@ void Compiles::on_exit(int wait_status) {
     take_answer();
   }
   close_channel();
-  shared::ArtefactFailed failed;
-  failed.component = jobs_.front().component;
+  shared::CompileFailed failed;
   failed.text = explain(wait_status);
   finish_job(failed);
   jobs_.pop_front();

@@ -25,18 +25,32 @@ struct CompileLimits {
   std::size_t queue_max = 64;
 };
 
+// A module's compilation.
+struct CompileJob {
+  std::uint32_t row = 0;
+  std::uint64_t incarnation = 0;
+  std::string module;  // "name" or "tenant/name": shared::CompileBoot
+  std::string path;    // of its file
+  bool polite = true;  // something is being served, so compile at nice 19
+
+  bool same(const CompileJob& other) const noexcept {
+    return row == other.row && incarnation == other.incarnation;
+  }
+};
+
 class Compiles final : public net::IoHandler {
  public:
-  // `answer` is given one ArtefactReady or ArtefactFailed for each component that was asked for.
-  using Answer = std::function<void(const shared::Message& message)>;
+  // Is given one Compiled or CompileFailed for each module that was asked for.
+  using Answer = std::function<void(const CompileJob& job, const shared::Message& message)>;
   Compiles(net::Loop& loop, std::string executable, int settings, CompileLimits limits,
            Answer answer);
   ~Compiles() override;
   Compiles(const Compiles&) = delete;
   Compiles& operator=(const Compiles&) = delete;
 
-  // `polite`: something is being served, so compile at nice 19.
-  void request(std::string component, bool polite);
+  void request(CompileJob job);
+  // For children from now on; borrowed.
+  void set_settings(int settings) noexcept { settings_ = settings; }
   pid_t pid() const noexcept { return pid_; }
   void on_exit(int wait_status);
   // Kills the child and forgets the queue: a drain. Nobody is answered.
@@ -45,12 +59,8 @@ class Compiles final : public net::IoHandler {
   void on_io(std::uint32_t events) override;
 
  private:
-  struct Job {
-    std::string component;
-    bool polite = true;
-  };
   void start_next();
-  base::Result<void> start(const Job& job);
+  base::Result<void> start(const CompileJob& job);
   bool take_answer();
   void finish_job(const shared::Message& message);
   void on_wall_limit();
@@ -62,7 +72,7 @@ class Compiles final : public net::IoHandler {
   int settings_;
   CompileLimits limits_;
   Answer answer_;
-  std::deque<Job> jobs_;  // the first is being compiled when pid_ is set
+  std::deque<CompileJob> jobs_;  // the first is being compiled when pid_ is set
   pid_t pid_ = 0;
   bool answered_ = false;
   bool out_of_time_ = false;

@@ -23,14 +23,27 @@ class CompilesTest : public testing::Test {
  protected:
   std::unique_ptr<net::Loop> loop_ = net::Loop::create().value();
   base::Fd settings_ = shared::write_block(config::serialize({})).value();
-  std::vector<shared::Message> answers_;
+  struct Answer {
+    CompileJob job;
+    shared::Message message;
+  };
+  std::vector<Answer> answers_;
   std::vector<pid_t> children_;
 
   void make(CompileLimits limits = {}) {
     limits.data_floor = kDataFloor;
-    compiles_ = std::make_unique<Compiles>(
-        *loop_, "/proc/self/exe", settings_.get(), limits,
-        [this](const shared::Message& message) { answers_.push_back(message); });
+    compiles_ =
+        std::make_unique<Compiles>(*loop_, "/proc/self/exe", settings_.get(), limits,
+                                   [this](const CompileJob& job, const shared::Message& message) {
+                                     answers_.push_back({job, message});
+                                   });
+  }
+  void request(const std::string& module) {
+    compiles_->request({.row = static_cast<std::uint32_t>(module[0]),
+                        .incarnation = 1,
+                        .module = module,
+                        .path = "",
+                        .polite = false});
   }
   // Until no child is left.
   void run() {
@@ -53,33 +66,34 @@ class CompilesTest : public testing::Test {
 TEST_F(CompilesTest, OneChildAndOneAnswerHoweverManyAsk) {
   make();
   for (int i = 0; i < 5; ++i) {
-    compiles_->request("compile:ok", false);
+    request("compile:ok");
   }
   run();
   EXPECT_EQ(children_.size(), 1u);
   ASSERT_EQ(answers_.size(), 1u);
-  EXPECT_EQ(std::get<shared::ArtefactReady>(answers_[0]),
-            (shared::ArtefactReady{"compile:ok", "/artefact"}));
+  EXPECT_EQ(answers_[0].job.module, "compile:ok");
+  EXPECT_EQ(std::get<shared::Compiled>(answers_[0].message), (shared::Compiled{{}, 7}));
 }
 
 TEST_F(CompilesTest, OthersWaitTheirTurn) {
   make();
-  compiles_->request("a:ok", false);
-  compiles_->request("b:refuse", false);
-  compiles_->request("c:ok", false);
+  request("a:ok");
+  request("b:refuse");
+  request("c:ok");
   run();
   EXPECT_EQ(children_.size(), 3u);
   ASSERT_EQ(answers_.size(), 3u);
-  EXPECT_EQ(std::get<shared::ArtefactReady>(answers_[0]).component, "a:ok");
-  EXPECT_EQ(std::get<shared::ArtefactFailed>(answers_[1]).component, "b:refuse");
-  EXPECT_EQ(std::get<shared::ArtefactReady>(answers_[2]).component, "c:ok");
+  EXPECT_EQ(answers_[0].job.module, "a:ok");
+  EXPECT_EQ(answers_[1].job.module, "b:refuse");
+  EXPECT_TRUE(std::holds_alternative<shared::CompileFailed>(answers_[1].message));
+  EXPECT_EQ(answers_[2].job.module, "c:ok");
 }
 
 TEST_F(CompilesTest, AskedAgainAfterTheAnswerItCompilesAgain) {
   make();
-  compiles_->request("compile:refuse", false);
+  request("compile:refuse");
   run();
-  compiles_->request("compile:refuse", false);
+  request("compile:refuse");
   run();
   EXPECT_EQ(children_.size(), 2u);
   EXPECT_EQ(answers_.size(), 2u);
@@ -87,14 +101,14 @@ TEST_F(CompilesTest, AskedAgainAfterTheAnswerItCompilesAgain) {
 
 TEST_F(CompilesTest, WhoAsksWhileAnAnsweredChildIsStillThereIsAnsweredToo) {
   make();
-  compiles_->request("a:linger", false);
+  request("a:linger");
   const pid_t first = compiles_->pid();
   const base::Time until = base::Clock::now() + 20s;
   while (answers_.empty() && base::Clock::now() < until) {
     loop_->run_once(1s);
   }
   ASSERT_EQ(answers_.size(), 1u);
-  compiles_->request("a:linger", false);
+  request("a:linger");
   ::kill(first, SIGKILL);
   int status = 0;
   ASSERT_EQ(::waitpid(first, &status, 0), first);
@@ -109,19 +123,19 @@ TEST_F(CompilesTest, WhoAsksWhileAnAnsweredChildIsStillThereIsAnsweredToo) {
 
 TEST_F(CompilesTest, TheQueueIsBounded) {
   make({.queue_max = 2});
-  compiles_->request("a:ok", false);
-  compiles_->request("b:ok", false);
-  compiles_->request("c:ok", false);
+  request("a:ok");
+  request("b:ok");
+  request("c:ok");
   ASSERT_EQ(answers_.size(), 1u);
-  EXPECT_EQ(std::get<shared::ArtefactFailed>(answers_[0]).code, base::ErrorCode::kOverload);
+  EXPECT_EQ(std::get<shared::CompileFailed>(answers_[0].message).code, base::ErrorCode::kOverload);
   run();
   EXPECT_EQ(answers_.size(), 3u);
 }
 
 TEST_F(CompilesTest, StopKillsTheChildAndAnswersNobody) {
   make();
-  compiles_->request("a:wall", false);
-  compiles_->request("b:ok", false);
+  request("a:wall");
+  request("b:ok");
   compiles_->stop();
   run();
   EXPECT_EQ(children_.size(), 1u);

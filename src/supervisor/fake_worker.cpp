@@ -69,7 +69,7 @@ class FakeWorker final : public runtime::AcceptorEvents, public net::IoHandler {
       return 1;
     }
     if (mode.starts_with("compile:")) {
-      static_cast<void>(control_.send(shared::NeedArtefact{mode}));
+      static_cast<void>(control_.send(shared::NeedArtefact{0, 1}));
     } else {
       ready();
     }
@@ -256,15 +256,15 @@ int fake_compile_main(int argc, char** argv) {
   const std::string how = boot->component.substr(boot->component.find(':') + 1);
   shared::Channel result(std::move(boot->result));
   if (how == "ok" || how == "linger") {
-    const bool sent = result.send(shared::ArtefactReady{boot->component, "/artefact"}).has_value();
+    const bool sent = result.send(shared::Compiled{{}, 7}).has_value();
     if (how == "linger") {
       ::pause();
     }
     return sent ? 0 : 1;
   }
   if (how == "refuse") {
-    static_cast<void>(result.send(shared::ArtefactFailed{
-        boot->component, base::ErrorCode::kImport, "it imports the moon", {}}));
+    static_cast<void>(
+        result.send(shared::CompileFailed{base::ErrorCode::kImport, "it imports the moon", {}}));
     return 1;
   }
   if (how == "cpu") {

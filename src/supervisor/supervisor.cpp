@@ -38,7 +38,7 @@ class Supervisor final : public WorkerEvents {
   base::Result<void> outcome() &&;
 
   void on_worker_ready(std::uint32_t slot, pid_t pid) override;
-  void on_worker_needs(std::uint32_t slot, std::string component) override;
+  void on_worker_module(std::uint32_t slot, const shared::Message& message) override;
   void on_worker_fatal(std::uint32_t slot, base::Error error) override;
   void on_worker_trouble(std::uint32_t slot, base::Error error) override;
 
@@ -49,7 +49,7 @@ class Supervisor final : public WorkerEvents {
   void on_signal(int signal);
   void reap();
   void on_worker_exit(WorkerProcess& worker, int wait_status);
-  void on_compiled(const shared::Message& message);
+  void on_compiled(const CompileJob& job, const shared::Message& message);
   void drain();
   void end_now();
   void on_drain_limit();
@@ -75,6 +75,9 @@ class Supervisor final : public WorkerEvents {
 };
 
 base::Result<void> Supervisor::make_family(const Options& options) {
+  if (!segment_.modules().add("", settings_.component_name)) {
+    return base::Error(base::ErrorCode::kConfig, "the name of the component is too long");
+  }
   MIK_TRY_ASSIGN(listeners_, open_listeners(settings_.binds));
   MIK_TRY_ASSIGN(settings_block_, shared::write_block(config::serialize(settings_)));
   family_ = std::make_unique<Family>(Family{.loop = loop_,
@@ -103,9 +106,9 @@ base::Result<void> Supervisor::start(const Options& options) {
   MIK_TRY(make_family(options));
   // Before the first child: an exit must find the handler in place.
   MIK_TRY_ASSIGN(signals_, Signals::create(loop_, [this](int signal) { on_signal(signal); }));
-  compiles_ =
-      std::make_unique<Compiles>(loop_, options.executable, settings_block_.get(), options.compile,
-                                 [this](const shared::Message& message) { on_compiled(message); });
+  compiles_ = std::make_unique<Compiles>(
+      loop_, options.executable, settings_block_.get(), options.compile,
+      [this](const CompileJob& job, const shared::Message& message) { on_compiled(job, message); });
   std::vector<std::string> addresses;
   for (const Listener& listener : listeners_) {
     addresses.push_back(listener.address);
@@ -138,20 +141,34 @@ void Supervisor::on_worker_ready(std::uint32_t slot, pid_t pid) {
   }
 }
 
-void Supervisor::on_worker_needs(std::uint32_t slot, std::string component) {
-  if (phase_ != Phase::kServing) {
+void Supervisor::on_worker_module(std::uint32_t slot, const shared::Message& message) {
+  const auto* need = std::get_if<shared::NeedArtefact>(&message);
+  if (phase_ != Phase::kServing || need == nullptr || need->row >= segment_.modules().rows()) {
     return;
   }
-  say(Severity::kInfo, "worker " + std::to_string(slot) + " needs " + component + " compiled");
-  compiles_->request(std::move(component), served_);
+  const shared::ModuleRow row = segment_.modules().read(need->row);
+  say(Severity::kInfo, "worker " + std::to_string(slot) + " needs " + row.name + " compiled");
+  compiles_->request({.row = need->row,
+                      .incarnation = row.incarnation,
+                      .module = row.name,
+                      .path = settings_.component_path,
+                      .polite = served_});
 }
 
-void Supervisor::on_compiled(const shared::Message& message) {
-  if (const auto* failed = std::get_if<shared::ArtefactFailed>(&message)) {
-    say(Severity::kError, failed->component + ": " + failed->text);
+void Supervisor::on_compiled(const CompileJob& job, const shared::Message& message) {
+  shared::Message told;
+  if (const auto* failed = std::get_if<shared::CompileFailed>(&message)) {
+    say(Severity::kError, job.module + ": " + failed->text);
+    segment_.modules().set_state(job.row, shared::RowState::kBroken, failed->text);
+    told =
+        shared::ArtefactFailed{job.row, job.incarnation, failed->code, failed->text, failed->help};
+  } else if (const auto* compiled = std::get_if<shared::Compiled>(&message)) {
+    segment_.modules().publish(job.row, compiled->digest, compiled->artefact_bytes);
+    told =
+        shared::ArtefactReady{job.row, job.incarnation, compiled->digest, compiled->artefact_bytes};
   }
   for (const auto& worker : workers_) {
-    worker->send(message);
+    worker->send(told);
   }
 }
 

@@ -99,6 +99,7 @@ TestFamily::TestFamily(const Plan& setup) {
   settings.binds = {setup.bind};
   settings.workers = setup.workers;
   settings.component_path = setup.mode;
+  settings.component_name = setup.mode;
   settings.shutdown_timeout = setup.shutdown_timeout;
   settings.pin_workers = setup.pin;
   const base::Fd block = shared::write_block(config::serialize(settings)).value();

@@ -67,7 +67,9 @@ base::Result<void> WorkerProcess::try_start() {
   return {};
 }
 
-void WorkerProcess::drain(base::Time deadline) { send(shared::Drain{base::to_ns(deadline)}); }
+void WorkerProcess::drain(base::Time deadline) {
+  send(shared::Drain{base::to_ns(deadline), false});
+}
 
 void WorkerProcess::kill() noexcept {
   if (running()) {
@@ -118,9 +120,11 @@ void WorkerProcess::handle(shared::Message message) {
       ready_at_ = base::Clock::now();
       events_.on_worker_ready(slot_, pid_);
     }
-  } else if (auto* need = std::get_if<shared::NeedArtefact>(&message)) {
+  } else if (std::holds_alternative<shared::NeedArtefact>(message) ||
+             std::holds_alternative<shared::Resolved>(message) ||
+             std::holds_alternative<shared::Prepared>(message)) {
     if (running()) {
-      events_.on_worker_needs(slot_, std::move(need->component));
+      events_.on_worker_module(slot_, message);
     }
   } else if (auto* fatal = std::get_if<shared::Fatal>(&message)) {
     events_.on_worker_fatal(slot_, shared::to_error(*fatal));

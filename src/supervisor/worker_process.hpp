@@ -36,7 +36,8 @@ class WorkerEvents {
  public:
   virtual ~WorkerEvents() = default;
   virtual void on_worker_ready(std::uint32_t slot, pid_t pid) = 0;
-  virtual void on_worker_needs(std::uint32_t slot, std::string component) = 0;
+  // NeedArtefact, Resolved or Prepared.
+  virtual void on_worker_module(std::uint32_t slot, const shared::Message& message) = 0;
   virtual void on_worker_fatal(std::uint32_t slot, base::Error error) = 0;
   // The process could not be started; there is no other try unless start_later is called.
   virtual void on_worker_trouble(std::uint32_t slot, base::Error error) = 0;
