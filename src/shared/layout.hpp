@@ -64,7 +64,7 @@ struct alignas(kCacheLine) Gauges {
   Cell active_requests;  // permits of the global limit
   Cell generation;
   Cell module_state;  // ModuleState
-  Cell module_bytes;  // size of the component's file
+  Cell memory_bytes;  // linear memory and tables of its guests that live now
 };
 static_assert(sizeof(Gauges) == kCacheLine);
 

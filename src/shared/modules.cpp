@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/assert.hpp"
+#include "shared/breaker_cell.hpp"
 
 namespace mik::shared {
 
@@ -206,7 +207,7 @@ std::optional<std::uint32_t> ModuleTable::add(std::string_view tenant, std::stri
       back.version = words.version;
       back.incarnation = words.incarnation + 1;
       back.state = static_cast<std::uint64_t>(RowState::kIdle);
-      row_cells(found->second).breaker.store(0);
+      reset_breaker(row_cells(found->second).breaker);
       say(found->second, back);
     }
     return found->second;
@@ -233,7 +234,7 @@ std::optional<std::uint32_t> ModuleTable::add(std::string_view tenant, std::stri
     const Words before = said(row);
     words.incarnation = before.incarnation;
     words.version = before.version;
-    row_cells(row).breaker.store(0);
+    reset_breaker(row_cells(row).breaker);
     for (std::size_t slot = 0; slot < size_.slots; ++slot) {
       zero(cells(row, slot));
     }
@@ -342,7 +343,7 @@ void ModuleTable::publish(std::uint32_t row, const Digest& digest, std::uint64_t
   words.flags = kHasDigest;
   words.error.clear();
   words.pending.clear();
-  row_cells(row).breaker.store(0);
+  reset_breaker(row_cells(row).breaker);
   say(row, words);
 }
 

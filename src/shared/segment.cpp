@@ -198,7 +198,7 @@ void Segment::bury(std::size_t slot) noexcept {
   cells.gauges.connections.store(0);
   cells.gauges.active_requests.store(0);
   cells.gauges.module_state.store(static_cast<std::uint64_t>(ModuleState::kNone));
-  cells.gauges.module_bytes.store(0);
+  cells.gauges.memory_bytes.store(0);
   write_text(cells.module_error, {});
   modules_.bury(slot);
 }
