@@ -30,7 +30,7 @@ class Build : public testing::Test {
     EXPECT_TRUE(read.problems.empty()) << read.problems[0].to_string();
     Built built;
     built.document = std::move(read.document);
-    complete(built.document, {.state = "/state", .working = "/work"});
+    complete(built.document, {.state = "/state", .working = "/here"});
     built.settings = config::build(
         built.document, context_,
         [this](std::string_view name) -> std::optional<std::string> {
@@ -70,7 +70,7 @@ TEST_F(Build, TheGuidesManifestToTheLetter) {
   EXPECT_EQ(s.guest.http_allowed, (Texts{"*.internal.example.com"}));
   EXPECT_EQ(s.tracing.service_name, "production-api");
   EXPECT_EQ(s.tracing.otlp_endpoint, "http://tempo:4317");
-  // port and modules: src/cli/keys_test.cpp.
+  // What port and modules do: src/cli/resolve_test.cpp.
 }
 
 TEST_F(Build, WithoutAServerSectionTheDefaultsHold) {  // G34
@@ -186,7 +186,7 @@ TEST_F(Build, RelativePathsAreOfTheFilesFolder) {  // field 43
   EXPECT_EQ(built.document.find(SectionId::kServer, "modules")->text(), "/state/modules");
   built = build(text, "/etc/mikado/mik.toml");
   EXPECT_EQ(built.settings.user_modules_dir, "/etc/mikado/t");
-  EXPECT_EQ(build("", "").document.find(SectionId::kServer, "modules")->text(), "/work/modules");
+  EXPECT_EQ(build("", "").document.find(SectionId::kServer, "modules")->text(), "/here/modules");
 }
 
 TEST_F(Build, EnvironmentOfGuests) {

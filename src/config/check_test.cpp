@@ -27,7 +27,7 @@ std::vector<Problem> problems_of(std::string_view text, Purpose purpose = Purpos
                                  const std::string& file = "/x/mik.toml") {
   ReadResult read = read_manifest(text, file);
   EXPECT_TRUE(read.problems.empty()) << read.problems[0].to_string();
-  complete(read.document, {.state = "/state", .working = "/work"});
+  complete(read.document, {.state = "/state", .working = "/here"});
   return check(read.document, kSyntax, purpose);
 }
 
