@@ -1,7 +1,6 @@
 #include "runtime/acceptor.hpp"
 
 #include <fcntl.h>
-#include <linux/filter.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
@@ -10,6 +9,8 @@
 #include <limits>
 #include <string_view>
 #include <utility>
+
+#include "net/socket.hpp"
 
 namespace mik::runtime {
 
@@ -43,21 +44,6 @@ void discard_input(int socket) noexcept {
 }
 
 }  // namespace
-
-bool drop_new_connections(int listener) noexcept {
-  // Classic BPF over the TCP header: a segment with SYN is dropped, all else passes, so that
-  // handshakes that have begun still end and are accepted.
-  constexpr std::uint32_t kFlagsOffset = 13;
-  constexpr std::uint32_t kSyn = 0x02;
-  std::array<sock_filter, 4> code = {{
-      BPF_STMT(BPF_LD | BPF_B | BPF_ABS, kFlagsOffset),
-      BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, kSyn, 0, 1),
-      BPF_STMT(BPF_RET | BPF_K, 0),
-      BPF_STMT(BPF_RET | BPF_K, 0xffff'ffff),
-  }};
-  const sock_fprog program{.len = code.size(), .filter = code.data()};
-  return ::setsockopt(listener, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) == 0;
-}
 
 class Acceptor::Watch final : public net::IoHandler {
  public:
@@ -184,8 +170,10 @@ void Acceptor::take_from_inbox() {
       return;
     }
     shared::count(segment_.row(config_.slot).counters.handed_in);
-    // Never passed on: a socket moves once.
-    events_.on_socket(std::move(socket));
+    // A socket moves once, unless it was passed to us as our generation ended.
+    if (!stopped_ || !hand_over(socket.get())) {
+      events_.on_socket(std::move(socket));
+    }
   }
 }
 
@@ -194,7 +182,7 @@ void Acceptor::place(base::Fd socket) {
     refuse(std::move(socket));
     return;
   }
-  if (!stopped_ && hand_over(socket.get())) {
+  if (hand_over(socket.get())) {
     return;
   }
   events_.on_socket(std::move(socket));
@@ -207,7 +195,7 @@ bool Acceptor::hand_over(int socket) {
   const std::uint64_t own =
       ready ? segment_.row(config_.slot).gauges.connections.load(std::memory_order_relaxed)
             : std::numeric_limits<std::uint64_t>::max();
-  if (own == 0 || outbox_.size() < 2) {
+  if (own == 0 || family_ends_ || outbox_.size() < 2) {
     return false;
   }
   const auto lightest = segment_.lightest(
@@ -251,20 +239,24 @@ void Acceptor::resume() {
   }
 }
 
-void Acceptor::stop() {
-  if (stopped_) {
+void Acceptor::stop(End end) {
+  family_ends_ = family_ends_ || end == End::kFamily;
+  if (std::exchange(stopped_, true)) {
     return;
   }
-  stopped_ = true;
   segment_.set_state(config_.slot, shared::WorkerState::kDraining);
   if (paused_) {
     resume_timer_.disarm();
     resume();
   }
   for (const auto& listener : listeners_) {
-    drop_new_connections(listener->fd.get());
-    accept_some(listener->fd.get(), kPerStopMax);
+    if (family_ends_) {
+      net::drop_new_connections(listener->fd.get());
+    }
+    // First not watched, then emptied: of a connection that comes in between another worker is
+    // told, while one of which only we were told is taken.
     loop_.unwatch(listener->fd.get());
+    accept_some(listener->fd.get(), kPerStopMax);
     listener->fd.reset();
   }
 }

@@ -50,9 +50,15 @@ class Acceptor {
   // Accepts from now on. Others pass sockets to us once our state in the segment is kReady.
   base::Result<void> start();
 
-  // The family ends: says kDraining in the segment, takes what is already queued at the listeners
-  // and closes them. Until the acceptor is destroyed sockets may still come from the inbox.
-  void stop();
+  enum class End : std::uint8_t {
+    kFamily,      // nobody goes on: no new connection may reach the listeners any more
+    kGeneration,  // others serve on the same listeners
+  };
+  // Says kDraining in the segment, takes what is already queued at the listeners and closes our
+  // copies. What comes to a worker whose generation ends, from there or from the inbox, goes to one
+  // that serves on, where there is one. Until the acceptor is destroyed sockets may still come from
+  // the inbox. A family may end after a generation did.
+  void stop(End end);
 
  private:
   class Watch;
@@ -79,6 +85,7 @@ class Acceptor {
   base::Fd spare_;  // given up to accept, and close, one connection when descriptors have run out
   bool paused_ = false;
   bool stopped_ = false;
+  bool family_ends_ = false;  // nobody is left to pass anything to
   struct Refused {
     base::Fd socket;
     base::Time until;
@@ -87,10 +94,5 @@ class Acceptor {
   net::Timer resume_timer_ = net::Timer::of<&Acceptor::resume>(this);
   net::Timer beat_timer_ = net::Timer::of<&Acceptor::on_beat>(this);
 };
-
-// Makes the kernel drop new connection attempts at this listening socket, in whichever process it
-// is open, while those that are queued can still be accepted. A client's kernel tries again a
-// second later. False when the kernel will not.
-bool drop_new_connections(int listener) noexcept;
 
 }  // namespace mik::runtime

@@ -13,6 +13,8 @@
 #include <cstdlib>
 #include <string>
 
+#include "net/socket.hpp"
+
 namespace mik::runtime {
 namespace {
 
@@ -343,7 +345,7 @@ TEST(Acceptor, StopTakesWhatIsQueuedAndThenThePortIsClosed) {
   for (int i = 0; i < 50; ++i) {
     clients.push_back(connect_to(listening));
   }
-  worker.acceptor().stop();
+  worker.acceptor().stop(Acceptor::End::kFamily);
   EXPECT_EQ(worker.sockets.size(), 50u);
   EXPECT_EQ(segment.state(0), shared::WorkerState::kDraining);
   listening.fd.reset();
@@ -359,10 +361,63 @@ TEST(Acceptor, StopTakesWhatIsQueuedAndThenThePortIsClosed) {
   EXPECT_EQ(worker.sockets.size(), 51u);
 }
 
+// Two of one generation and one of the next, on one listener.
+TEST(Acceptor, AGenerationThatEndsLeavesEverythingToTheNext) {
+  auto segment = shared::Segment::create(3).value();
+  auto boxes = inboxes(3);
+  Listening listening = listen_on_loopback();
+  Worker old(segment, 0, duplicate(listening.fd), boxes);
+  Worker next(segment, 1, duplicate(listening.fd), boxes);
+  next.turn();
+  std::vector<base::Fd> clients;
+  for (int i = 0; i < 6; ++i) {
+    clients.push_back(connect_to(listening));
+  }
+  const base::Fd passed(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  ASSERT_TRUE(shared::pass_socket(boxes[0].sending.get(), passed.get()));
+  old.acceptor().stop(Acceptor::End::kGeneration);
+  EXPECT_EQ(segment.state(0), shared::WorkerState::kDraining);
+  old.turn();
+  next.turn();
+  EXPECT_EQ(old.sockets.size(), 0u);
+  EXPECT_EQ(next.sockets.size(), 7u);
+  // The socket is open, and the next one alone is told of what comes.
+  clients.push_back(connect_to(listening));
+  old.turn();
+  next.turn(1s);
+  EXPECT_EQ(old.sockets.size(), 0u);
+  EXPECT_EQ(next.sockets.size(), 8u);
+}
+
+TEST(Acceptor, WhereNobodyServesOnAGenerationThatEndsServesWhatItHasTaken) {
+  auto segment = shared::Segment::create(2).value();
+  auto boxes = inboxes(2);
+  Listening listening = listen_on_loopback();
+  Worker old(segment, 0, duplicate(listening.fd), boxes);
+  const base::Fd client = connect_to(listening);
+  old.acceptor().stop(Acceptor::End::kGeneration);
+  EXPECT_EQ(old.sockets.size(), 1u);
+}
+
+TEST(Acceptor, AFamilyMayEndAfterAGeneration) {
+  auto segment = shared::Segment::create(2).value();
+  auto boxes = inboxes(2);
+  Listening listening = listen_on_loopback();
+  Worker old(segment, 0, duplicate(listening.fd), boxes);
+  Worker next(segment, 1, duplicate(listening.fd), boxes);
+  next.turn();
+  old.acceptor().stop(Acceptor::End::kGeneration);
+  old.acceptor().stop(Acceptor::End::kFamily);
+  const base::Fd passed(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  ASSERT_TRUE(shared::pass_socket(boxes[0].sending.get(), passed.get()));
+  old.turn(1s);
+  EXPECT_EQ(old.sockets.size(), 1u);
+}
+
 TEST(Acceptor, ConnectionsThatComeWhileTheListenerCloseAreNotMadeAndLost) {
   Listening listening = listen_on_loopback();
   const base::Fd queued = connect_to(listening);
-  ASSERT_TRUE(drop_new_connections(listening.fd.get()));
+  ASSERT_TRUE(net::drop_new_connections(listening.fd.get()));
   const base::Fd late = connect_to(listening, SOCK_NONBLOCK);
   pollfd entry{.fd = late.get(), .events = POLLOUT, .revents = 0};
   EXPECT_EQ(::poll(&entry, 1, 50), 0) << "the handshake went through";

@@ -158,7 +158,7 @@ void Service::to_component(http::Exchange& exchange, std::string_view path_query
 // Slow uploads may hold half of the permits: a share for each worker.
 std::uint64_t Service::open_bodies_max() const {
   return std::max<std::uint64_t>(
-      1, context_.settings.max_concurrent_requests / 2 / context_.segment.slots());
+      1, context_.settings.max_concurrent_requests / 2 / context_.settings.workers);
 }
 
 // Further ones take a permit when their body is here, or 64 KiB of it.
@@ -301,7 +301,7 @@ HealthView Service::health(std::string_view query) {
   view.cache_capacity = kCacheCapacity;
   view.cache_bytes = context_.component != nullptr ? context_.component->bytes() : 0;
   view.cache_max_bytes = kCacheBytesMax;
-  view.workers = context_.segment.slots();
+  view.workers = context_.segment.header().workers.load();
   for (std::size_t slot = 0; slot < context_.segment.slots(); ++slot) {
     view.total_requests +=
         context_.segment.row(slot).counters.requests.load(std::memory_order_relaxed);

@@ -121,7 +121,7 @@ class Worker final : public http::ConnectionObserver, public AcceptorEvents, pub
   base::Result<void> become_ready();
   void on_message(const shared::Message& message);
   void on_artefact(const base::Result<void>& outcome);
-  void drain(base::Time deadline);
+  void drain(base::Time deadline, Acceptor::End end);
   void on_drain_deadline();
 
   shared::WorkerBoot boot_;
@@ -195,7 +195,8 @@ base::Result<void> Worker::start() {
           .str("error", loaded.error().to_string());
     }
     segment_.set_module(slot_, shared::ModuleState::kCompiling);
-    return control_.send(shared::NeedArtefact{0, segment_.modules().read(0).incarnation});
+    return control_.send(
+        shared::NeedArtefact{0, segment_.modules().read(0).incarnation});
   }
   return become_ready();
 }
@@ -295,7 +296,7 @@ void Worker::on_io(std::uint32_t /*events*/) {
       loop_->unwatch(control_.fd());
       control_.close();
       shared::restore_family_signals();
-      drain(loop_->now() + settings_.shutdown_timeout);
+      drain(loop_->now() + settings_.shutdown_timeout, Acceptor::End::kFamily);
       return;
     }
     on_message(std::get<shared::Message>(*received));
@@ -312,7 +313,8 @@ void Worker::on_message(const shared::Message& message) {
       on_artefact(shared::to_error(*failed));
     }
   } else if (const auto* order = std::get_if<shared::Drain>(&message)) {
-    drain(base::from_ns(order->deadline_ns));
+    drain(base::from_ns(order->deadline_ns),
+          order->generation_only ? Acceptor::End::kGeneration : Acceptor::End::kFamily);
   }
 }
 
@@ -333,13 +335,16 @@ void Worker::on_artefact(const base::Result<void>& outcome) {
   loop_->stop();
 }
 
-void Worker::drain(base::Time deadline) {
+// Again when the family ends after the worker's generation did.
+void Worker::drain(base::Time deadline, Acceptor::End end) {
+  acceptor_->stop(end);
+  loop_->wheel().arm(drain_timer_, drain_timer_.armed()
+                                       ? std::min(deadline, drain_timer_.deadline())
+                                       : deadline);
   if (std::exchange(draining_, true)) {
     return;
   }
-  acceptor_->stop();
   client_->drain();
-  loop_->wheel().arm(drain_timer_, deadline);
   server_->drain([this] { loop_->stop(); });
 }
 

@@ -72,8 +72,8 @@ ChildPlan plan_worker(const WorkerPlan& plan) {
   ChildPlan child;
   child.arguments = {"mik: worker " + std::to_string(plan.slot), std::string(kWorkerArgument),
                      std::to_string(kBootVersion) + "." + std::to_string(plan.slot) + "." +
-                         std::to_string(plan.workers) + "." + std::to_string(plan.generation) +
-                         "." + std::to_string(plan.listeners.size())};
+                         std::to_string(plan.slots) + "." + std::to_string(plan.generation) + "." +
+                         std::to_string(plan.listeners.size())};
   child.descriptors = {plan.control, plan.segment, plan.settings, plan.inbox};
   child.descriptors.insert(child.descriptors.end(), plan.peers.begin(), plan.peers.end());
   child.descriptors.insert(child.descriptors.end(), plan.listeners.begin(), plan.listeners.end());
@@ -100,14 +100,14 @@ base::Result<WorkerBoot> enter_worker(int argc, char** argv) {
   if (!numbers) {
     return not_for_people();
   }
-  const auto [version, slot, workers, generation, listeners] = *numbers;
-  if (version != kBootVersion || workers == 0 || workers > kCountMax || slot >= workers ||
+  const auto [version, slot, slots, generation, listeners] = *numbers;
+  if (version != kBootVersion || slots == 0 || slots > kCountMax || slot >= slots ||
       listeners > kCountMax) {
     return not_for_people();
   }
   WorkerBoot boot;
   boot.slot = static_cast<std::uint32_t>(slot);
-  boot.workers = static_cast<std::uint32_t>(workers);
+  boot.slots = static_cast<std::uint32_t>(slots);
   boot.generation = generation;
   int next = kFirstFd;
   bool all = true;
@@ -120,7 +120,7 @@ base::Result<WorkerBoot> enter_worker(int argc, char** argv) {
   boot.segment = take();
   boot.settings = take();
   boot.inbox = take();
-  for (std::uint64_t i = 0; i < workers && all; ++i) {
+  for (std::uint64_t i = 0; i < slots && all; ++i) {
     boot.peers.push_back(take());
   }
   for (std::uint64_t i = 0; i < listeners && all; ++i) {

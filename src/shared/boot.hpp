@@ -2,7 +2,7 @@
 // it, both sides of the contract. Called at the start of a process, before other threads.
 //
 // A worker is the binary executed again as `mik: worker N` `__worker`
-// `1.N.WORKERS.GENERATION.LISTENERS`. Its descriptors stand at fixed places from kFirstFd on:
+// `1.N.SLOTS.GENERATION.LISTENERS`. Its descriptors stand at fixed places from kFirstFd on:
 // control socket, segment, settings, inbox, the sending ends of all workers' inboxes by slot, the
 // listeners. Everything else is closed. A compile child is `mik: compile` `__compile` COMPONENT
 // RESULT_FD SETTINGS_FD; it answers with one ArtefactReady or ArtefactFailed on its result
@@ -27,7 +27,7 @@ inline constexpr int kFirstFd = 3;
 // What a worker was given. All descriptors are close-on-exec.
 struct WorkerBoot {
   std::uint32_t slot = 0;
-  std::uint32_t workers = 1;
+  std::uint32_t slots = 1;
   std::uint64_t generation = 0;
   base::Fd control;                 // Channel
   base::Fd segment;                 // Segment::attach
@@ -47,7 +47,7 @@ struct CompileBoot {
 // The same, borrowed, for the one who starts a worker.
 struct WorkerPlan {
   std::uint32_t slot = 0;
-  std::uint32_t workers = 1;
+  std::uint32_t slots = 1;
   std::uint64_t generation = 0;
   int control = -1;
   int segment = -1;

@@ -51,7 +51,7 @@ TEST(Boot, AWorkerFindsWhatThePlanSays) {
                                        marked("inbox"),    marked("peer 0"),  marked("peer 1"),
                                        marked("listener"), marked("unused")};
   const ChildPlan plan = plan_worker({.slot = 1,
-                                      .workers = 2,
+                                      .slots = 2,
                                       .generation = 7,
                                       .control = fds[0].get(),
                                       .segment = fds[1].get(),
@@ -67,7 +67,7 @@ TEST(Boot, AWorkerFindsWhatThePlanSays) {
       return 1;
     }
     auto boot = enter_worker(argc, argv);
-    if (!boot || boot->slot != 1 || boot->workers != 2 || boot->generation != 7) {
+    if (!boot || boot->slot != 1 || boot->slots != 2 || boot->generation != 7) {
       return 2;
     }
     const auto says = [](const base::Fd& fd, std::string_view text) {

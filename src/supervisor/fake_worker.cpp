@@ -34,6 +34,7 @@ class Connection final : public net::IoHandler {
 
   base::Fd socket;
   bool held = false;
+  bool answered = false;
 
  private:
   FakeWorker& worker_;
@@ -71,7 +72,7 @@ class FakeWorker final : public runtime::AcceptorEvents, public net::IoHandler {
     if (mode.starts_with("compile:")) {
       static_cast<void>(control_.send(shared::NeedArtefact{0, 1}));
     } else {
-      ready();
+      ready_if_allowed();
     }
     loop->run();
     return exit_code_;
@@ -113,7 +114,7 @@ class FakeWorker final : public runtime::AcceptorEvents, public net::IoHandler {
     if (std::holds_alternative<shared::EndOfFile>(*received)) {
       loop->unwatch(control_.fd());
       shared::restore_family_signals();
-      drain(loop->now() + settings_.shutdown_timeout);
+      drain(loop->now() + settings_.shutdown_timeout, runtime::Acceptor::End::kFamily);
       return;
     }
     auto* message = std::get_if<shared::Message>(&*received);
@@ -121,7 +122,9 @@ class FakeWorker final : public runtime::AcceptorEvents, public net::IoHandler {
       return;
     }
     if (const auto* order = std::get_if<shared::Drain>(message)) {
-      drain(base::from_ns(order->deadline_ns));
+      drain(base::from_ns(order->deadline_ns), order->generation_only
+                                                   ? runtime::Acceptor::End::kGeneration
+                                                   : runtime::Acceptor::End::kFamily);
     } else if (std::holds_alternative<shared::ArtefactReady>(*message)) {
       ready();
     } else if (const auto* failed = std::get_if<shared::ArtefactFailed>(message)) {
@@ -134,20 +137,31 @@ class FakeWorker final : public runtime::AcceptorEvents, public net::IoHandler {
   std::unique_ptr<net::Loop> loop;
 
  private:
+  void ready_if_allowed() {
+    constexpr std::string_view kWait = "wait:";
+    const std::string& mode = settings_.component_path;
+    if (mode.starts_with(kWait) && ::access(mode.c_str() + kWait.size(), F_OK) != 0) {
+      loop->wheel().arm(wait_, loop->now() + std::chrono::milliseconds(10));
+      return;
+    }
+    ready();
+  }
+
   void ready() {
     segment_.set_state(slot_, shared::WorkerState::kReady);
     static_cast<void>(control_.send(shared::Ready{}));
   }
 
-  void drain(base::Time deadline) {
+  void drain(base::Time deadline, runtime::Acceptor::End end) {
     if (settings_.component_path == "stuck") {
       return;
     }
     draining_ = true;
-    acceptor_.stop();
+    acceptor_.stop(end);
     std::vector<Connection*> idle;
     for (const auto& connection : connections_) {
-      if (!connection->held) {
+      // As the real one: a client that has not asked yet may be about to.
+      if (!connection->held && (connection->answered || end == runtime::Acceptor::End::kFamily)) {
         idle.push_back(connection.get());
       }
     }
@@ -173,6 +187,7 @@ class FakeWorker final : public runtime::AcceptorEvents, public net::IoHandler {
   std::vector<std::unique_ptr<Connection>> connections_;
   bool draining_ = false;
   int exit_code_ = 0;
+  net::Timer wait_ = net::Timer::of<&FakeWorker::ready_if_allowed>(this);
   net::Timer deadline_ = net::Timer::of<&FakeWorker::on_deadline>(this);
 };
 
@@ -199,6 +214,7 @@ void Connection::on_io(std::uint32_t /*events*/) {
     }
     held = line == "hold";
     if (!held) {
+      answered = true;
       static_cast<void>(::send(socket.get(), answer.data(), answer.size(), MSG_NOSIGNAL));
       if (worker_.draining()) {
         worker_.close(*this);

@@ -6,9 +6,10 @@
 // with the number of connections that all workers count; "hold" is a request that is not answered
 // until "end" comes on the same connection; "die" kills the worker. What a worker does at its start
 // is told by Settings::component_path: "serve"; "keep" (never passes a connection on); "fatal";
-// "crash" (dies before it is ready); "stuck" (does not drain); "compile:HOW" (needs that artefact,
-// says Fatal when it cannot be had). HOW is what the compile child does: "ok", "linger" (answers,
-// and stays), "refuse", "cpu" (burns), "wall" (sleeps), "memory" (hoards), "kill", "silent".
+// "crash" (dies before it is ready); "stuck" (does not drain); "wait:FILE" (is ready once the file
+// is there); "compile:HOW" (needs that artefact, says Fatal when it cannot be had). HOW is what the
+// compile child does: "ok", "linger" (answers, and stays), "refuse", "cpu" (burns), "wall"
+// (sleeps), "memory" (hoards), "kill", "silent".
 #pragma once
 
 namespace mik::supervisor {

@@ -4,12 +4,14 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <charconv>
 #include <fstream>
+#include <iterator>
 #include <memory>
 #include <sstream>
 #include <string_view>
@@ -21,6 +23,7 @@ namespace mik::supervisor {
 namespace {
 
 constexpr int kBacklog = 4096;  // the kernel cuts it to somaxconn
+constexpr std::string_view kUnix = "unix:";
 
 struct CloseDir {
   void operator()(DIR* dir) const noexcept { ::closedir(dir); }
@@ -85,15 +88,24 @@ bool holds_one_of(const std::string& fd_folder, const std::vector<std::string>& 
   return false;
 }
 
-base::Error in_use(const net::SocketAddress& address, base::Error error) {
+base::Error explain(const net::SocketAddress& address, base::Error error) {
+  if (error.code() != base::ErrorCode::kAddressInUse) {
+    return error;
+  }
   const std::string port = std::to_string(address.port());
   std::string text = "port " + port + " is in use";
+  std::string help = "stop that process, or choose another port with --port";
   if (const auto owner = port_owner(address.port())) {
-    text += " by " + owner->name + " (pid " + std::to_string(owner->pid) + ")";
+    if (owner->pid == ::getpid()) {
+      text += " by this server itself, for an address that overlaps";
+      help =
+          "name each address once in [server] bind; to change from one address of a port to "
+          "another that holds it, restart";
+    } else {
+      text += " by " + owner->name + " (pid " + std::to_string(owner->pid) + ")";
+    }
   }
-  return std::move(error)
-      .because(std::move(text))
-      .with_help("stop that process, or choose another port with --port");
+  return std::move(error).because(std::move(text)).with_help(std::move(help));
 }
 
 }  // namespace
@@ -119,26 +131,84 @@ std::optional<PortOwner> port_owner(std::uint16_t port) {
   return std::nullopt;
 }
 
-base::Result<std::vector<Listener>> open_listeners(const std::vector<std::string>& binds) {
+Listener::Listener(base::Fd fd, std::string bind, std::string address)
+    : fd_(std::move(fd)), bind_(std::move(bind)), address_(std::move(address)) {
+  struct stat status{};
+  if (bind_.starts_with(kUnix) && ::lstat(bind_.c_str() + kUnix.size(), &status) == 0) {
+    path_ = bind_.substr(kUnix.size());
+    device_ = status.st_dev;
+    inode_ = status.st_ino;
+  }
+}
+
+Listener::~Listener() { remove_file(); }
+
+base::Result<std::unique_ptr<Listener>> Listener::open(std::string bind) {
+  base::Fd fd;
+  if (bind.starts_with(kUnix)) {
+    MIK_TRY_ASSIGN(fd, net::listen_unix(bind.substr(kUnix.size()), kBacklog));
+  } else {
+    MIK_TRY_ASSIGN(const net::SocketAddress address, net::parse_socket_address(bind));
+    auto opened = net::listen_tcp(address, kBacklog);
+    if (!opened) {
+      return explain(address, std::move(opened).error());
+    }
+    fd = std::move(opened).value();
+    const int on = 1;
+    ::setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+  }
+  MIK_TRY_ASSIGN(const net::SocketAddress local, net::local_address(fd.get()));
+  return std::unique_ptr<Listener>(new Listener(std::move(fd), std::move(bind), local.to_string()));
+}
+
+void Listener::refuse_new() noexcept {
+  if (path_.empty()) {
+    net::drop_new_connections(fd_.get());
+  }
+  remove_file();
+}
+
+// Unless another has put its own in its place.
+void Listener::remove_file() noexcept {
+  struct stat status{};
+  if (!path_.empty() && ::lstat(path_.c_str(), &status) == 0 && status.st_dev == device_ &&
+      status.st_ino == inode_) {
+    ::unlink(path_.c_str());
+  }
+  path_.clear();
+}
+
+base::Result<std::vector<Listener*>> Listeners::open(const std::vector<std::string>& binds) {
   if (binds.empty()) {
     return base::Error(base::ErrorCode::kConfig, "no address to listen on");
   }
-  std::vector<Listener> listeners;
+  std::vector<std::unique_ptr<Listener>> opened;
+  std::vector<Listener*> result;
   for (const std::string& bind : binds) {
-    MIK_TRY_ASSIGN(const net::SocketAddress address, net::parse_socket_address(bind));
-    auto fd = net::listen_tcp(address, kBacklog);
-    if (!fd) {
-      if (fd.error().code() == base::ErrorCode::kAddressInUse) {
-        return in_use(address, std::move(fd).error());
-      }
-      return std::move(fd).error();
+    // The same bind twice ("127.0.0.1:0") is two sockets.
+    const auto present = std::ranges::find_if(listeners_, [&](const auto& listener) {
+      return listener->bind() == bind && std::ranges::find(result, listener.get()) == result.end();
+    });
+    if (present != listeners_.end()) {
+      result.push_back(present->get());
+      continue;
     }
-    const int on = 1;
-    ::setsockopt(fd->get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    MIK_TRY_ASSIGN(const net::SocketAddress local, net::local_address(fd->get()));
-    listeners.push_back({std::move(fd).value(), local.to_string()});
+    MIK_TRY_ASSIGN(std::unique_ptr<Listener> listener, Listener::open(bind));
+    result.push_back(listener.get());
+    opened.push_back(std::move(listener));
   }
-  return listeners;
+  std::ranges::move(opened, std::back_inserter(listeners_));
+  return result;
+}
+
+void Listeners::keep_only(const std::vector<Listener*>& used) {
+  std::erase_if(listeners_, [&used](const std::unique_ptr<Listener>& listener) {
+    if (std::ranges::find(used, listener.get()) != used.end()) {
+      return false;
+    }
+    listener->refuse_new();
+    return true;
+  });
 }
 
 }  // namespace mik::supervisor

@@ -2,127 +2,159 @@
 
 #include <sys/wait.h>
 
+#include <algorithm>
 #include <csignal>
 #include <cstring>
+#include <ctime>
 #include <memory>
 #include <optional>
+#include <string_view>
 #include <utility>
+#include <vector>
 
 #include "net/loop.hpp"
-#include "shared/boot.hpp"
 #include "shared/segment.hpp"
 #include "supervisor/cpus.hpp"
+#include "supervisor/generation.hpp"
+#include "supervisor/inboxes.hpp"
 #include "supervisor/listeners.hpp"
 #include "supervisor/signals.hpp"
-#include "supervisor/spawn.hpp"
-#include "supervisor/worker_process.hpp"
 
 namespace mik::supervisor {
 
 namespace {
 
-// Deaths before any worker was ready, after which a run is given up.
-constexpr int kEarlyDeathsMax = 5;
-// Beyond the drain's deadline, at which workers cancel what is left and exit by themselves.
-constexpr base::Duration kKillGrace = std::chrono::milliseconds(500);
+// How long the workers of a new configuration may take to be ready: more than a compile child may.
+constexpr base::Duration kReloadMax = std::chrono::seconds(300);
+// A drain that was not ordered by anybody, of workers that never served.
+constexpr base::Duration kGiveUpDrain = std::chrono::seconds(5);
 
-class Supervisor final : public WorkerEvents {
+shared::Drain drain_by(base::Time deadline, bool generation_only) {
+  return {.deadline_ns = base::to_ns(deadline), .generation_only = generation_only};
+}
+
+// Two generations must have room beside each other.
+std::size_t slots_for(const config::Settings& settings) {
+  const std::size_t one = std::max<std::size_t>(settings.workers, cpu_budget().cpus.size());
+  return std::min(2 * one, shared::kSlotsMax);
+}
+
+base::Error too_many_workers(std::uint32_t workers, std::size_t most, std::string_view help) {
+  return base::Error(base::ErrorCode::kConfig, "workers: " + std::to_string(workers) +
+                                                   " is not from 1 to " + std::to_string(most))
+      .with_help(std::string(help));
+}
+
+class Supervisor final : public GenerationEvents {
  public:
-  Supervisor(net::Loop& loop, shared::Segment segment, const config::Settings& settings,
-             Observer& observer)
-      : loop_(loop), segment_(std::move(segment)), settings_(settings), observer_(observer) {}
+  Supervisor(net::Loop& loop, shared::Segment segment, const Options& options, Observer& observer)
+      : loop_(loop), segment_(std::move(segment)), options_(options), observer_(observer) {}
 
   // Opens what the family needs and starts it.
-  base::Result<void> start(const Options& options);
+  base::Result<void> start(const config::Settings& settings);
   // What the run came to.
   base::Result<void> outcome() &&;
 
-  void on_worker_ready(std::uint32_t slot, pid_t pid) override;
-  void on_worker_module(std::uint32_t slot, const shared::Message& message) override;
-  void on_worker_fatal(std::uint32_t slot, base::Error error) override;
-  void on_worker_trouble(std::uint32_t slot, base::Error error) override;
+  void on_established(Generation& generation) override;
+  void on_hopeless(Generation& generation, base::Error error) override;
+  void on_worker_message(std::uint32_t slot, shared::Message message) override;
 
  private:
   enum class Phase : std::uint8_t { kServing, kDraining, kEnding };
 
-  base::Result<void> make_family(const Options& options);
   void on_signal(int signal);
   void reap();
-  void on_worker_exit(WorkerProcess& worker, int wait_status);
+  void forget_gone();
   void on_compiled(const CompileJob& job, const shared::Message& message);
+
+  base::Result<Generation*> make_generation(config::Settings settings, std::uint32_t ready_min);
+  std::vector<std::uint32_t> free_slots() const;
+
+  void reload();
+  base::Result<void> try_reload();
+  void reload_failed(const base::Error& error);
+  void switch_over();
+  void give_up_incoming();
+  void on_reload_limit();
+  void try_waiting_reload();
+
   void drain();
   void end_now();
-  void on_drain_limit();
   void stop_if_alone();
   void fail(base::Error error);
   void say(Severity severity, const std::string& text) { observer_.on_event(severity, text); }
 
   net::Loop& loop_;
   shared::Segment segment_;
-  const config::Settings& settings_;
+  const Options& options_;
   Observer& observer_;
-  std::vector<Listener> listeners_;
-  base::Fd settings_block_;
+  Listeners listeners_;
+  std::unique_ptr<Inboxes> inboxes_;
   std::unique_ptr<Family> family_;
   std::unique_ptr<Signals> signals_;
   std::unique_ptr<Compiles> compiles_;
-  std::vector<std::unique_ptr<WorkerProcess>> workers_;
+  std::vector<std::unique_ptr<Generation>> generations_;
+  Generation* serving_ = nullptr;   // the first from its start on, then whichever was switched to
+  Generation* incoming_ = nullptr;  // the one of a reload, until it serves or is given up
+  std::uint64_t last_number_ = 0;
+  bool reload_wanted_ = false;  // once what stands in its way is over
   Phase phase_ = Phase::kServing;
-  bool served_ = false;  // a worker was ready once
-  int early_deaths_ = 0;
   std::optional<base::Error> error_;
-  net::Timer drain_timer_ = net::Timer::of<&Supervisor::on_drain_limit>(this);
+  net::Timer reload_timer_ = net::Timer::of<&Supervisor::on_reload_limit>(this);
 };
 
-base::Result<void> Supervisor::make_family(const Options& options) {
-  if (!segment_.modules().add("", settings_.component_name)) {
+base::Result<void> Supervisor::start(const config::Settings& settings) {
+  MIK_TRY(listeners_.open(settings.binds));
+  MIK_TRY_ASSIGN(inboxes_, Inboxes::create(loop_, segment_));
+  family_ = std::make_unique<Family>(Family{
+      .loop = loop_, .segment = segment_, .inboxes = *inboxes_, .executable = options_.executable});
+  // Before the first child: an exit must find the handler in place.
+  MIK_TRY_ASSIGN(signals_, Signals::create(loop_, [this](int signal) { on_signal(signal); }));
+  if (!segment_.modules().add("", settings.component_name)) {
     return base::Error(base::ErrorCode::kConfig, "the name of the component is too long");
   }
-  MIK_TRY_ASSIGN(listeners_, open_listeners(settings_.binds));
-  MIK_TRY_ASSIGN(settings_block_, shared::write_block(config::serialize(settings_)));
-  family_ = std::make_unique<Family>(Family{.loop = loop_,
-                                            .segment = segment_,
-                                            .executable = options.executable,
-                                            .generation = 1,
-                                            .settings = settings_block_.get(),
-                                            .listeners = {},
-                                            .inboxes = {},
-                                            .pins = {}});
-  segment_.header().generation.store(family_->generation);
-  for (const Listener& listener : listeners_) {
-    family_->listeners.push_back(listener.fd.get());
+  MIK_TRY_ASSIGN(serving_, make_generation(settings, 1));
+  compiles_ = std::make_unique<Compiles>(
+      loop_, options_.executable, serving_->settings_block(), options_.compile,
+      [this](const CompileJob& job, const shared::Message& message) { on_compiled(job, message); });
+  std::vector<std::string> addresses;
+  for (const Listener* listener : serving_->listeners()) {
+    addresses.push_back(listener->address());
   }
-  for (std::size_t slot = 0; slot < segment_.slots(); ++slot) {
-    MIK_TRY_ASSIGN(shared::InboxPair inbox, shared::make_inbox());
-    family_->inboxes.push_back(std::move(inbox));
-  }
-  if (settings_.pin_workers) {
-    family_->pins = cpu_budget().cpus;
-  }
+  observer_.on_listening(addresses);
+  shared::SegmentHeader& header = segment_.header();
+  header.generation.store(serving_->number());
+  header.workers.store(settings.workers);
+  serving_->start();
   return {};
 }
 
-base::Result<void> Supervisor::start(const Options& options) {
-  MIK_TRY(make_family(options));
-  // Before the first child: an exit must find the handler in place.
-  MIK_TRY_ASSIGN(signals_, Signals::create(loop_, [this](int signal) { on_signal(signal); }));
-  compiles_ = std::make_unique<Compiles>(
-      loop_, options.executable, settings_block_.get(), options.compile,
-      [this](const CompileJob& job, const shared::Message& message) { on_compiled(job, message); });
-  std::vector<std::string> addresses;
-  for (const Listener& listener : listeners_) {
-    addresses.push_back(listener.address);
-  }
-  observer_.on_listening(addresses);
-  for (std::uint32_t slot = 0; slot < segment_.slots(); ++slot) {
-    workers_.push_back(std::make_unique<WorkerProcess>(*family_, slot, *this));
-  }
-  for (const auto& worker : workers_) {
-    if (phase_ == Phase::kServing) {
-      worker->start();
+base::Result<Generation*> Supervisor::make_generation(config::Settings settings,
+                                                      std::uint32_t ready_min) {
+  MIK_TRY_ASSIGN(std::vector<Listener*> listeners, listeners_.open(settings.binds));
+  Generation::Plan plan{.number = last_number_ + 1, .slots = free_slots(), .ready_min = ready_min};
+  plan.slots.resize(settings.workers);
+  MIK_TRY_ASSIGN(auto generation, Generation::create(*family_, plan, std::move(settings),
+                                                     std::move(listeners), observer_, *this));
+  last_number_ = plan.number;
+  generations_.push_back(std::move(generation));
+  return generations_.back().get();
+}
+
+std::vector<std::uint32_t> Supervisor::free_slots() const {
+  std::vector<bool> taken(segment_.slots());
+  for (const auto& generation : generations_) {
+    for (const auto& worker : generation->workers()) {
+      taken[worker->slot()] = taken[worker->slot()] || worker->running() || !generation->retired();
     }
   }
-  return {};
+  std::vector<std::uint32_t> slots;
+  for (std::uint32_t slot = 0; slot < segment_.slots(); ++slot) {
+    if (!taken[slot]) {
+      slots.push_back(slot);
+    }
+  }
+  return slots;
 }
 
 base::Result<void> Supervisor::outcome() && {
@@ -132,16 +164,28 @@ base::Result<void> Supervisor::outcome() && {
   return {};
 }
 
-void Supervisor::on_worker_ready(std::uint32_t slot, pid_t pid) {
-  say(Severity::kInfo,
-      "worker " + std::to_string(slot) + " (pid " + std::to_string(pid) + ") is ready");
-  if (!served_) {
-    served_ = true;
+void Supervisor::on_established(Generation& generation) {
+  if (&generation == incoming_) {
+    switch_over();
+  } else {
     observer_.on_ready();
+  }
+  if (reload_wanted_) {
+    reload();
   }
 }
 
-void Supervisor::on_worker_module(std::uint32_t slot, const shared::Message& message) {
+void Supervisor::on_hopeless(Generation& generation, base::Error error) {
+  if (&generation == incoming_) {
+    give_up_incoming();
+    reload_failed(error);
+    try_waiting_reload();
+  } else {
+    fail(std::move(error));
+  }
+}
+
+void Supervisor::on_worker_message(std::uint32_t slot, shared::Message message) {
   const auto* need = std::get_if<shared::NeedArtefact>(&message);
   if (phase_ != Phase::kServing || need == nullptr || need->row >= segment_.modules().rows()) {
     return;
@@ -151,44 +195,25 @@ void Supervisor::on_worker_module(std::uint32_t slot, const shared::Message& mes
   compiles_->request({.row = need->row,
                       .incarnation = row.incarnation,
                       .module = row.name,
-                      .path = settings_.component_path,
-                      .polite = served_});
+                      .path = serving_->settings().component_path,
+                      .polite = serving_->established()});
 }
 
 void Supervisor::on_compiled(const CompileJob& job, const shared::Message& message) {
-  shared::Message told;
-  if (const auto* failed = std::get_if<shared::CompileFailed>(&message)) {
+  shared::Message answer;
+  if (const auto* made = std::get_if<shared::Compiled>(&message)) {
+    segment_.modules().publish(job.row, made->digest, made->artefact_bytes);
+    answer = shared::ArtefactReady{job.row, job.incarnation, made->digest, made->artefact_bytes};
+  } else if (const auto* failed = std::get_if<shared::CompileFailed>(&message)) {
     say(Severity::kError, job.module + ": " + failed->text);
     segment_.modules().set_state(job.row, shared::RowState::kBroken, failed->text);
-    told =
+    answer =
         shared::ArtefactFailed{job.row, job.incarnation, failed->code, failed->text, failed->help};
-  } else if (const auto* compiled = std::get_if<shared::Compiled>(&message)) {
-    segment_.modules().publish(job.row, compiled->digest, compiled->artefact_bytes);
-    told =
-        shared::ArtefactReady{job.row, job.incarnation, compiled->digest, compiled->artefact_bytes};
-  }
-  for (const auto& worker : workers_) {
-    worker->send(told);
-  }
-}
-
-void Supervisor::on_worker_fatal(std::uint32_t slot, base::Error error) {
-  if (served_ || phase_ != Phase::kServing) {
-    // The others serve on; this one is tried again, ever more rarely.
-    say(Severity::kError, "worker " + std::to_string(slot) + " cannot start: " + error.to_string());
+  } else {
     return;
   }
-  fail(std::move(error));
-}
-
-void Supervisor::on_worker_trouble(std::uint32_t slot, base::Error error) {
-  if (!served_) {
-    fail(std::move(error));
-  }
-  if (phase_ == Phase::kServing) {
-    say(Severity::kError,
-        "worker " + std::to_string(slot) + " cannot be started: " + error.to_string());
-    workers_[slot]->start_later();
+  for (const auto& generation : generations_) {
+    generation->send(answer);
   }
 }
 
@@ -209,73 +234,156 @@ void Supervisor::on_signal(int signal) {
       }
       break;
     }
+    case SIGHUP:
+      if (options_.reload && phase_ == Phase::kServing) {
+        say(Severity::kInfo, "Received SIGHUP: reading the configuration again");
+        reload();
+        break;
+      }
+      [[fallthrough]];
     default:
-      // SIGHUP and SIGUSR1 are reserved for reload and for reopening logs: neither has anything to
-      // do yet.
+      // SIGUSR1 is reserved for reopening logs, and has nothing to do yet.
       say(Severity::kInfo, std::string("Received ") + ::sigdescr_np(signal) + ": nothing to do");
       break;
   }
 }
 
 void Supervisor::reap() {
-  // By pid and not any child: a library may have children of its own.
-  int status = 0;
-  for (const auto& worker : workers_) {
-    if (worker->running() && ::waitpid(worker->pid(), &status, WNOHANG) == worker->pid()) {
-      on_worker_exit(*worker, status);
-    }
+  // By index: a death may start a reload that waited, which adds a generation.
+  for (std::size_t i = 0; i < generations_.size(); ++i) {
+    generations_[i]->reap();
   }
+  // Later: events of this turn may be for its channels.
+  loop_.post([this] { forget_gone(); });
+  int status = 0;
   if (compiles_->pid() > 0 && ::waitpid(compiles_->pid(), &status, WNOHANG) == compiles_->pid()) {
     compiles_->on_exit(status);
   }
+  try_waiting_reload();
   stop_if_alone();
 }
 
-void Supervisor::on_worker_exit(WorkerProcess& worker, int wait_status) {
-  const std::string who =
-      "worker (pid " + std::to_string(worker.pid()) + ") " + describe_exit(wait_status);
-  worker.on_exit();  // may end the run
-  if (phase_ != Phase::kServing) {
-    return;
-  }
-  say(Severity::kError, who);
-  if (!served_ && ++early_deaths_ >= kEarlyDeathsMax) {
-    fail(base::Error(base::ErrorCode::kInternal, "the workers keep dying before they are ready"));
-    return;
-  }
-  shared::count(segment_.header().restarts);
-  worker.start_later();
+void Supervisor::forget_gone() {
+  std::erase_if(generations_, [](const std::unique_ptr<Generation>& generation) {
+    return generation->retired() && generation->gone();
+  });
 }
+
+// --- Reload -----------------------------------------------------------------------------------
+
+void Supervisor::reload() {
+  if (!serving_->established() || incoming_ != nullptr) {
+    reload_wanted_ = true;  // what is being started serves first
+    return;
+  }
+  reload_wanted_ = false;
+  if (auto begun = try_reload(); !begun) {
+    reload_failed(begun.error());
+  }
+}
+
+base::Result<void> Supervisor::try_reload() {
+  MIK_TRY_ASSIGN(config::Settings settings, options_.reload());
+  const std::size_t most = segment_.slots() / 2;
+  if (settings.workers < 1 || settings.workers > most) {
+    return too_many_workers(settings.workers, most,
+                            "more workers than this run has room for need a restart");
+  }
+  if (free_slots().size() < settings.workers) {
+    if (!std::exchange(reload_wanted_, true)) {
+      say(Severity::kInfo, "The reload waits for workers of an earlier configuration to end");
+    }
+    return {};
+  }
+  const std::uint32_t workers = settings.workers;
+  MIK_TRY_ASSIGN(incoming_, make_generation(std::move(settings), workers));
+  loop_.wheel().arm(reload_timer_, base::Clock::now() + kReloadMax);
+  incoming_->start();
+  return {};
+}
+
+void Supervisor::switch_over() {
+  Generation& before = *std::exchange(serving_, std::exchange(incoming_, nullptr));
+  reload_timer_.disarm();
+  shared::SegmentHeader& header = segment_.header();
+  header.generation.store(serving_->number());
+  header.workers.store(serving_->settings().workers);
+  header.config_reload_ok.store(1);
+  header.config_reload_unix_s.store(static_cast<std::uint64_t>(std::time(nullptr)));
+  compiles_->set_settings(serving_->settings_block());
+  // What only the old one listens on is closed to new connections before it takes the last ones.
+  listeners_.keep_only(serving_->listeners());
+  before.retire(drain_by(
+      base::saturating_add(base::Clock::now(), serving_->settings().shutdown_timeout), true));
+  say(Severity::kInfo, "The new configuration serves, with " +
+                           std::to_string(serving_->settings().workers) + " workers");
+  observer_.on_reloaded(serving_->settings());
+}
+
+void Supervisor::reload_failed(const base::Error& error) {
+  shared::SegmentHeader& header = segment_.header();
+  header.config_reload_ok.store(0);
+  shared::count(header.config_reloads_failed);
+  // A file may have many faults: a line each.
+  std::string text = error.to_string();
+  for (std::size_t end = 0; !text.empty(); text.erase(0, end)) {
+    end = std::min(text.find('\n'), text.size());
+    if (end > 0) {
+      say(Severity::kError, "Reload: " + text.substr(0, end));
+    }
+    end = std::min(end + 1, text.size());
+  }
+  say(Severity::kError, "The configuration was not changed: the one before serves on" +
+                            (error.help().empty() ? "" : "; " + error.help()));
+}
+
+// It may have taken connections already, so it is not killed.
+void Supervisor::give_up_incoming() {
+  Generation& hopeless = *std::exchange(incoming_, nullptr);
+  reload_timer_.disarm();
+  listeners_.keep_only(serving_->listeners());
+  hopeless.retire(drain_by(base::Clock::now() + kGiveUpDrain, true));
+}
+
+void Supervisor::on_reload_limit() {
+  if (incoming_ != nullptr) {
+    on_hopeless(*incoming_,
+                base::Error(base::ErrorCode::kTimeout,
+                            "the new workers were not ready within " +
+                                std::to_string(kReloadMax / std::chrono::seconds(1)) + " s"));
+  }
+}
+
+void Supervisor::try_waiting_reload() {
+  if (reload_wanted_ && phase_ == Phase::kServing && incoming_ == nullptr) {
+    reload();
+  }
+}
+
+// --- The end ----------------------------------------------------------------------------------
 
 void Supervisor::drain() {
   phase_ = Phase::kDraining;
   // Readiness first: every worker's /health says so from here on.
   segment_.set_draining();
-  const base::Time deadline = base::saturating_add(base::Clock::now(), settings_.shutdown_timeout);
-  for (const auto& worker : workers_) {
-    worker->stop_starting();
-    worker->drain(deadline);
-  }
+  const base::Time deadline =
+      base::saturating_add(base::Clock::now(), serving_->settings().shutdown_timeout);
   // The port is free as soon as the workers have taken what is queued and closed their copies.
-  listeners_.clear();
+  listeners_.keep_only({});
+  for (const auto& generation : generations_) {
+    generation->retire(drain_by(deadline, false));
+  }
   compiles_->stop();
-  loop_.wheel().arm(drain_timer_, base::saturating_add(deadline, kKillGrace));
   stop_if_alone();
-}
-
-void Supervisor::on_drain_limit() {
-  say(Severity::kWarning, "the drain ran out of time");
-  end_now();
 }
 
 void Supervisor::end_now() {
   phase_ = Phase::kEnding;
   segment_.set_draining();
-  listeners_.clear();
+  listeners_.keep_only({});
   compiles_->stop();
-  for (const auto& worker : workers_) {
-    worker->stop_starting();
-    worker->kill();
+  for (const auto& generation : generations_) {
+    generation->kill();
   }
   stop_if_alone();
 }
@@ -288,31 +396,26 @@ void Supervisor::fail(base::Error error) {
 }
 
 void Supervisor::stop_if_alone() {
-  if (phase_ == Phase::kServing || compiles_->pid() > 0) {
-    return;
+  const bool alone =
+      std::ranges::all_of(generations_, [](const auto& generation) { return generation->gone(); });
+  if (phase_ != Phase::kServing && alone && compiles_->pid() <= 0) {
+    // Posted: the loop may not be running yet.
+    loop_.post([&loop = loop_] { loop.stop(); });
   }
-  for (const auto& worker : workers_) {
-    if (worker->running()) {
-      return;
-    }
-  }
-  // Posted: the loop may not be running yet.
-  loop_.post([&loop = loop_] { loop.stop(); });
 }
 
 }  // namespace
 
 base::Result<void> run(const config::Settings& settings, Observer& observer,
                        const Options& options) {
-  if (settings.workers < 1 || settings.workers > shared::kSlotsMax) {
-    return base::Error(base::ErrorCode::kConfig, "the number of workers must be from 1 to " +
-                                                     std::to_string(shared::kSlotsMax));
+  if (settings.workers < 1 || settings.workers > shared::kSlotsMax / 2) {
+    return too_many_workers(settings.workers, shared::kSlotsMax / 2, "one for each CPU is best");
   }
   raise_descriptor_limit();
   MIK_TRY_ASSIGN(const std::unique_ptr<net::Loop> loop, net::Loop::create());
-  MIK_TRY_ASSIGN(shared::Segment segment, shared::Segment::create(settings.workers));
-  Supervisor supervisor(*loop, std::move(segment), settings, observer);
-  MIK_TRY(supervisor.start(options));
+  MIK_TRY_ASSIGN(shared::Segment segment, shared::Segment::create(slots_for(settings)));
+  Supervisor supervisor(*loop, std::move(segment), options, observer);
+  MIK_TRY(supervisor.start(settings));
   loop->run();
   return std::move(supervisor).outcome();
 }

@@ -223,7 +223,7 @@ TEST(Supervisor, WhenItIsKilledNothingIsLeftAndThePortIsFree) {
   for (const Watched& worker : workers) {
     EXPECT_TRUE(worker.ends_within(1s));
   }
-  TestFamily next(Plan{.bind = "127.0.0.1:" + std::to_string(port)});
+  TestFamily next(Plan{.binds = {"127.0.0.1:" + std::to_string(port)}});
   EXPECT_TRUE(next.await_ready(2)) << next.log();
   EXPECT_LT(base::Clock::now() - since, 1s);
   while (::waitpid(-1, nullptr, WNOHANG) > 0) {
@@ -244,7 +244,7 @@ TEST(Supervisor, WhenItIsKilledThePortIsFreeAtOnceThoughWorkIsInFlight) {
   const base::Time until = base::Clock::now() + 1s;
   bool bound = false;
   while (!bound && base::Clock::now() < until) {
-    TestFamily next(Plan{.bind = "127.0.0.1:" + std::to_string(family.port())});
+    TestFamily next(Plan{.binds = {"127.0.0.1:" + std::to_string(family.port())}});
     bound = next.port() == family.port() && next.await_ready(2);
   }
   EXPECT_TRUE(bound);
@@ -279,7 +279,7 @@ TEST(Supervisor, APortInUseIsNamedWithItsOwner) {
   TestFamily first(Plan{});
   ASSERT_TRUE(first.await_ready(2));
   const std::string port = std::to_string(first.port());
-  TestFamily second(Plan{.bind = "127.0.0.1:" + port});
+  TestFamily second(Plan{.binds = {"127.0.0.1:" + port}});
   EXPECT_EQ(second.await_exit(), 1);
   EXPECT_NE(second.log().find("port " + port + " is in use by "), std::string::npos)
       << second.log();

@@ -2,11 +2,13 @@
 
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <gtest/gtest.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -16,6 +18,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <sstream>
 
@@ -62,6 +65,17 @@ std::optional<std::string> next_line(int fd, std::string& input, base::Time unti
   }
 }
 
+config::Settings settings_of(const TestFamily::Plan& setup) {
+  config::Settings settings;
+  settings.binds = setup.binds;
+  settings.workers = setup.workers;
+  settings.component_path = setup.mode;
+  settings.component_name = setup.mode;
+  settings.shutdown_timeout = setup.shutdown_timeout;
+  settings.pin_workers = setup.pin;
+  return settings;
+}
+
 }  // namespace
 
 Client::Client(std::uint16_t port) {
@@ -70,6 +84,16 @@ Client::Client(std::uint16_t port) {
   address.sin_port = htons(port);
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   base::Fd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0) {
+    fd_ = std::move(fd);
+  }
+}
+
+Client::Client(const std::string& unix_path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::memcpy(address.sun_path, unix_path.c_str(), unix_path.size());
+  base::Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0) {
     fd_ = std::move(fd);
   }
@@ -95,14 +119,12 @@ pid_t Client::worker() {
 TestFamily::TestFamily(const Plan& setup) {
   // Orphans come to us, so that their end can be seen where no init reaps them.
   ::prctl(PR_SET_CHILD_SUBREAPER, 1);
-  config::Settings settings;
-  settings.binds = {setup.bind};
-  settings.workers = setup.workers;
-  settings.component_path = setup.mode;
-  settings.component_name = setup.mode;
-  settings.shutdown_timeout = setup.shutdown_timeout;
-  settings.pin_workers = setup.pin;
-  const base::Fd block = shared::write_block(config::serialize(settings)).value();
+  const base::Fd block = shared::write_block(config::serialize(settings_of(setup))).value();
+  if (setup.reloads) {
+    std::string name = testing::TempDir() + "mik-settings-XXXXXX";
+    const base::Fd file(::mkstemp(name.data()));
+    settings_file_ = name;
+  }
   std::array<int, 2> ends{};
   if (::pipe2(ends.data(), O_CLOEXEC) != 0) {
     return;
@@ -112,7 +134,7 @@ TestFamily::TestFamily(const Plan& setup) {
   SpawnPlan plan{
       .executable = "/proc/self/exe",
       .arguments = {"mik", "__supervise", setup.executable, std::to_string(setup.compile_cpu_s),
-                    std::to_string(setup.compile_wall_s)},
+                    std::to_string(setup.compile_wall_s), settings_file_},
       .descriptors = {block.get(), writing.get()},
       .cpus = {},
       .nice = 0,
@@ -128,6 +150,9 @@ TestFamily::TestFamily(const Plan& setup) {
 }
 
 TestFamily::~TestFamily() {
+  if (!settings_file_.empty()) {
+    ::unlink(settings_file_.c_str());
+  }
   if (pid_ <= 0) {
     return;
   }
@@ -138,6 +163,23 @@ TestFamily::~TestFamily() {
     ::kill(worker, SIGKILL);
     ::waitpid(worker, nullptr, 0);  // ours since its parent died
   }
+}
+
+void TestFamily::set(const Plan& plan) {
+  std::ofstream(settings_file_, std::ios::binary) << config::serialize(settings_of(plan));
+}
+
+void TestFamily::set_garbage() { std::ofstream(settings_file_) << "[server"; }
+
+bool TestFamily::await_workers(std::size_t count, base::Duration limit) {
+  const base::Time until = base::Clock::now() + limit;
+  while (workers().size() != count) {
+    if (base::Clock::now() > until) {
+      return false;
+    }
+    ::poll(nullptr, 0, 2);
+  }
+  return true;
 }
 
 void TestFamily::signal(int number) const { ::kill(pid_, number); }

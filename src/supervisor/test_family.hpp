@@ -36,6 +36,7 @@ inline constexpr base::Duration kPatience = std::chrono::seconds(20);
 class Client {
  public:
   explicit Client(std::uint16_t port);
+  explicit Client(const std::string& unix_path);
   bool connected() const noexcept { return fd_.valid(); }
   void say(std::string_view line);
   // The next line; nothing when the connection ends, or at the limit.
@@ -53,12 +54,13 @@ class TestFamily {
   struct Plan {
     std::string mode = "serve";
     std::uint32_t workers = 2;
-    std::string bind = "127.0.0.1:0";
+    std::vector<std::string> binds = {"127.0.0.1:0"};
     base::Duration shutdown_timeout = std::chrono::seconds(10);
     std::string executable = "/proc/self/exe";
     int compile_cpu_s = 120;
     int compile_wall_s = 180;
     bool pin = false;
+    bool reloads = false;  // SIGHUP reads what set() wrote
   };
   explicit TestFamily(const Plan& setup);
   ~TestFamily();  // kills what is left
@@ -67,10 +69,16 @@ class TestFamily {
 
   pid_t pid() const noexcept { return pid_; }
   std::uint16_t port() const noexcept { return port_; }
+  // Of the plan only what is a setting counts.
+  void set(const Plan& plan);
+  // What is no configuration.
+  void set_garbage();
   void signal(int number) const;
   // Reads reports until one contains the text; nothing at the limit or when the supervisor is gone.
   std::optional<std::string> await(std::string_view text, base::Duration limit = kPatience);
   bool await_ready(std::uint32_t workers);
+  // Until it has so many children.
+  bool await_workers(std::size_t count, base::Duration limit = kPatience);
   // Its exit code, or 1000 + signal; -1 at the limit.
   int await_exit(base::Duration limit = kPatience);
   std::vector<pid_t> workers() const;  // now, from /proc
@@ -79,6 +87,7 @@ class TestFamily {
  private:
   pid_t pid_ = 0;
   std::uint16_t port_ = 0;
+  std::string settings_file_;  // empty: SIGHUP has nothing to read
   base::Fd report_;
   std::string input_;
   std::string log_;

@@ -4,6 +4,8 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <fstream>
+#include <sstream>
 #include <string>
 #include <string_view>
 
@@ -39,7 +41,7 @@ class Reporter final : public Observer {
 };
 
 // argv: name, __supervise, executable of the children, CPU seconds and wall seconds of a compile
-// child. Descriptors: settings, report.
+// child, file of the settings for a reload or nothing. Descriptors: settings, report.
 int supervise(char** argv) {
   const base::Fd settings_block(shared::kFirstFd);
   const base::Fd report(shared::kFirstFd + 1);
@@ -53,6 +55,15 @@ int supervise(char** argv) {
   options.compile.cpu_seconds = static_cast<std::uint64_t>(std::atoi(argv[3]));
   options.compile.data_floor = kDataFloor;
   options.compile.wall = std::chrono::seconds(std::atoi(argv[4]));
+  const std::string file = argv[5];
+  if (!file.empty()) {
+    options.reload = [file] {
+      std::ifstream stream(file, std::ios::binary);
+      std::ostringstream text;
+      text << stream.rdbuf();
+      return config::deserialize(text.str());
+    };
+  }
   const auto result = run(settings.value(), reporter, options);
   if (!result) {
     reporter.line("error " + result.error().to_string() + " | " + result.error().help());
@@ -71,7 +82,7 @@ int main(int argc, char** argv) {
   if (mik::shared::is_compile_child(argc, argv)) {
     return mik::supervisor::fake_compile_main(argc, argv);
   }
-  if (argc == 5 && std::string_view(argv[1]) == "__supervise") {
+  if (argc == 6 && std::string_view(argv[1]) == "__supervise") {
     return mik::supervisor::supervise(argv);
   }
   testing::InitGoogleTest(&argc, argv);

@@ -10,8 +10,9 @@
 
 namespace mik::supervisor {
 
-WorkerProcess::WorkerProcess(Family& family, std::uint32_t slot, WorkerEvents& events)
-    : family_(family), slot_(slot), events_(events) {}
+WorkerProcess::WorkerProcess(Family& family, const Equipment& equipment, std::uint32_t slot,
+                             int cpu, WorkerEvents& events)
+    : family_(family), equipment_(equipment), slot_(slot), cpu_(cpu), events_(events) {}
 
 WorkerProcess::~WorkerProcess() { close_channel(); }
 
@@ -19,6 +20,7 @@ void WorkerProcess::start() {
   auto started = try_start();
   if (!started) {
     family_.segment.bury(slot_);
+    family_.inboxes.forward(slot_);
     close_channel();
     events_.on_worker_trouble(slot_, std::move(started).error());
   }
@@ -37,16 +39,16 @@ void WorkerProcess::start_later() {
 base::Result<void> WorkerProcess::try_start() {
   MIK_TRY_ASSIGN(auto channels, shared::Channel::pair());
   shared::WorkerPlan plan{.slot = slot_,
-                          .workers = static_cast<std::uint32_t>(family_.inboxes.size()),
-                          .generation = family_.generation,
+                          .slots = static_cast<std::uint32_t>(family_.inboxes.size()),
+                          .generation = equipment_.generation,
                           .control = channels.second.fd(),
                           .segment = family_.segment.fd(),
-                          .settings = family_.settings,
-                          .inbox = family_.inboxes[slot_].receiving.get(),
+                          .settings = equipment_.settings.get(),
+                          .inbox = family_.inboxes.receiving(slot_),
                           .peers = {},
-                          .listeners = family_.listeners};
-  for (const shared::InboxPair& inbox : family_.inboxes) {
-    plan.peers.push_back(inbox.sending.get());
+                          .listeners = equipment_.listeners};
+  for (std::size_t slot = 0; slot < family_.inboxes.size(); ++slot) {
+    plan.peers.push_back(family_.inboxes.sending(slot));
   }
   shared::ChildPlan child = shared::plan_worker(plan);
   SpawnPlan spawn_plan{.executable = family_.executable,
@@ -56,19 +58,16 @@ base::Result<void> WorkerProcess::try_start() {
                        .nice = 0,
                        .limits = {},
                        .dies_with_parent = false};
-  if (!family_.pins.empty()) {
-    spawn_plan.cpus = {family_.pins[slot_ % family_.pins.size()]};
+  if (cpu_ >= 0) {
+    spawn_plan.cpus = {cpu_};
   }
   channel_ = std::move(channels.first);
   MIK_TRY(family_.loop.watch_level(channel_.fd(), EPOLLIN, *this));
-  family_.segment.begin(slot_, family_.generation);
+  family_.inboxes.leave(slot_);
+  family_.segment.begin(slot_, equipment_.generation);
   MIK_TRY_ASSIGN(pid_, spawn(spawn_plan));
   family_.segment.set_pid(slot_, pid_);
   return {};
-}
-
-void WorkerProcess::drain(base::Time deadline) {
-  send(shared::Drain{base::to_ns(deadline), false});
 }
 
 void WorkerProcess::kill() noexcept {
@@ -89,6 +88,7 @@ void WorkerProcess::on_exit() {
   ready_for_ = ready() ? base::Clock::now() - ready_at_ : base::Duration::zero();
   ready_at_ = base::kNever;
   family_.segment.bury(slot_);
+  family_.inboxes.forward(slot_);
   // A worker that says why it cannot start is dead before that is read.
   read_messages();
   close_channel();
@@ -120,16 +120,11 @@ void WorkerProcess::handle(shared::Message message) {
       ready_at_ = base::Clock::now();
       events_.on_worker_ready(slot_, pid_);
     }
-  } else if (std::holds_alternative<shared::NeedArtefact>(message) ||
-             std::holds_alternative<shared::Resolved>(message) ||
-             std::holds_alternative<shared::Prepared>(message)) {
-    if (running()) {
-      events_.on_worker_module(slot_, message);
-    }
   } else if (auto* fatal = std::get_if<shared::Fatal>(&message)) {
     events_.on_worker_fatal(slot_, shared::to_error(*fatal));
+  } else if (running()) {
+    events_.on_worker_message(slot_, std::move(message));
   }
-  // The rest is what only a supervisor sends.
 }
 
 void WorkerProcess::close_channel() noexcept {

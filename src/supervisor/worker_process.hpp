@@ -9,12 +9,13 @@
 #include <vector>
 
 #include "base/error.hpp"
+#include "base/fd.hpp"
 #include "base/time.hpp"
 #include "net/loop.hpp"
 #include "shared/control.hpp"
-#include "shared/handover.hpp"
 #include "shared/segment.hpp"
 #include "supervisor/backoff.hpp"
+#include "supervisor/inboxes.hpp"
 
 namespace mik::supervisor {
 
@@ -22,34 +23,40 @@ namespace mik::supervisor {
 struct Family {
   net::Loop& loop;
   shared::Segment& segment;
+  Inboxes& inboxes;
   std::string executable;
-  std::uint64_t generation = 1;
-  int settings = -1;
-  std::vector<int> listeners;
-  std::vector<shared::InboxPair> inboxes;  // by slot
-  std::vector<int> pins;                   // CPUs to pin to, by slot; empty: no pinning
 };
 
-// What a slot tells the supervisor. Calls come from the loop, or from within start(), start_later()
-// and on_exit().
+// What the workers of one generation have in common.
+struct Equipment {
+  std::uint64_t generation = 1;
+  base::Fd settings;           // shared::write_block
+  std::vector<int> listeners;  // borrowed
+};
+
+// What a worker tells its generation. Calls come from the loop, or from within start(),
+// start_later() and on_exit().
 class WorkerEvents {
  public:
   virtual ~WorkerEvents() = default;
   virtual void on_worker_ready(std::uint32_t slot, pid_t pid) = 0;
-  // NeedArtefact, Resolved or Prepared.
-  virtual void on_worker_module(std::uint32_t slot, const shared::Message& message) = 0;
   virtual void on_worker_fatal(std::uint32_t slot, base::Error error) = 0;
   // The process could not be started; there is no other try unless start_later is called.
   virtual void on_worker_trouble(std::uint32_t slot, base::Error error) = 0;
+  // All else that it says: about modules.
+  virtual void on_worker_message(std::uint32_t slot, shared::Message message) = 0;
 };
 
 class WorkerProcess final : public net::IoHandler {
  public:
-  WorkerProcess(Family& family, std::uint32_t slot, WorkerEvents& events);
+  // `cpu`: to pin it to; negative: none.
+  WorkerProcess(Family& family, const Equipment& equipment, std::uint32_t slot, int cpu,
+                WorkerEvents& events);
   ~WorkerProcess() override;
   WorkerProcess(const WorkerProcess&) = delete;
   WorkerProcess& operator=(const WorkerProcess&) = delete;
 
+  std::uint32_t slot() const noexcept { return slot_; }
   pid_t pid() const noexcept { return pid_; }
   bool running() const noexcept { return pid_ > 0; }
   bool ready() const noexcept { return ready_at_ != base::kNever; }
@@ -60,7 +67,6 @@ class WorkerProcess final : public net::IoHandler {
   void start_later();
   // No more starts.
   void stop_starting() noexcept { start_timer_.disarm(); }
-  void drain(base::Time deadline);
   void kill() noexcept;
   void send(const shared::Message& message);
   // The process has been waited for: its gauges go, what it last said is heard.
@@ -75,7 +81,9 @@ class WorkerProcess final : public net::IoHandler {
   void close_channel() noexcept;
 
   Family& family_;
-  std::uint32_t slot_;
+  const Equipment& equipment_;
+  const std::uint32_t slot_;
+  const int cpu_;
   WorkerEvents& events_;
   pid_t pid_ = 0;
   shared::Channel channel_;
