@@ -14,33 +14,13 @@
 #include "base/fd.hpp"
 #include "http/allow_list.hpp"
 #include "http/client.hpp"
+#include "http/test_authority.hpp"
 #include "net/loop.hpp"
 #include "net/offload.hpp"
 
-struct ssl_ctx_st;
 struct ssl_st;
 
 namespace mik::http {
-
-// A certificate authority made for the test, and leaves signed by it.
-class TestAuthority {
- public:
-  TestAuthority();
-  ~TestAuthority();
-  TestAuthority(const TestAuthority&) = delete;
-  TestAuthority& operator=(const TestAuthority&) = delete;
-
-  // The path of its certificate, PEM.
-  const std::string& file() const { return file_; }
-  // A server's context with a certificate for `names`: "DNS:localhost,IP:127.0.0.1".
-  ssl_ctx_st* server_context(const std::string& names, bool expired = false);
-
- private:
-  struct Keys;
-  std::unique_ptr<Keys> keys_;
-  std::string file_;
-  std::vector<ssl_ctx_st*> contexts_;
-};
 
 class TestUpstream final : public net::IoHandler {
  public:

@@ -12,22 +12,27 @@ namespace mik::http {
 
 namespace {
 
-constexpr base::Duration kLingerTime = std::chrono::seconds(2);
-constexpr std::uint64_t kLingerBytes = 64 * 1024 * 1024;
 constexpr base::Duration kDrainIdle = std::chrono::seconds(1);
 constexpr base::Duration kRateGrace = std::chrono::seconds(5);
 // How many buffers of input one connection may take before others have their turn.
 constexpr int kRoundsMax = 4;
 // Answers to pipelined requests that are collected for one write.
 constexpr std::size_t kBacklogMax = 64 * 1024;
+// What TLS may keep to itself of what it has read: a buffer of its own, and a record.
+constexpr std::size_t kTlsAheadMax = 64 * 1024;
 
 }  // namespace
 
-H1Connection::H1Connection(ServerCore& core, base::Fd socket)
-    : Connection(core, std::move(socket)),
+H1Connection::H1Connection(ServerCore& core, base::Fd socket, std::unique_ptr<TlsSession> tls)
+    : Connection(core, std::move(socket), std::move(tls)),
       idle_since_(core.loop.now()),
       timer_(net::Timer::of<&H1Connection::on_timer>(this)) {
   update_timer();
+}
+
+void H1Connection::begin() {
+  readable_ = true;
+  core_.defer(*this);
 }
 
 void H1Connection::on_io(std::uint32_t events) {
@@ -134,7 +139,8 @@ void H1Connection::check_half_closed() {
   if (body_ == Body::kReading) {
     int waiting = 0;
     if (readable_ && !chunked_in_ && ::ioctl(socket_.get(), FIONREAD, &waiting) == 0) {
-      const std::size_t kept = input_ == nullptr ? 0 : input_->view().size();
+      const std::size_t kept =
+          (input_ == nullptr ? 0 : input_->view().size()) + (tls_ == nullptr ? 0 : kTlsAheadMax);
       if (content_in_left_ > kept + static_cast<std::size_t>(waiting)) {
         gone();
       }
@@ -159,8 +165,8 @@ void H1Connection::settle() {
   }
   if (phase_ == Phase::kClosing && queued() == 0) {
     start_lingering();
-  } else if (phase_ == Phase::kLingering && readable_) {
-    linger();
+  } else if (phase_ == Phase::kLingering && readable_ && linger_over(readable_, peer_fin_)) {
+    close_now();
   }
   if (phase_ == Phase::kClosed) {
     return;
@@ -187,9 +193,6 @@ void H1Connection::begin_closing() noexcept {
   }
 }
 
-// Everything is with the kernel. close() now would send a reset if the client sends more, and a
-// reset destroys what the client has not read yet (RFC 9112 section 9.6): so the client is told
-// that this is the end, and has a moment to close.
 void H1Connection::start_lingering() {
   if (reset_) {
     phase_ = Phase::kClosed;
@@ -198,31 +201,15 @@ void H1Connection::start_lingering() {
     leave_with_reset();
     return;
   }
-  ::shutdown(socket_.get(), SHUT_WR);
-  phase_ = Phase::kLingering;
-  linger_until_ = now() + kLingerTime;
-  linger_left_ = kLingerBytes;
-  linger();
-}
-
-void H1Connection::linger() {
-  while (readable_) {
-    const ssize_t got =
-        ::recv(socket_.get(), core_.dropped.data(), core_.dropped.size(), MSG_DONTWAIT | MSG_TRUNC);
-    if (got < 0 && errno == EINTR) {
-      continue;
+  if (!begin_lingering()) {
+    if (blocked_since_ == base::kNever) {
+      blocked_since_ = now();
     }
-    if (got < 0 && errno == EAGAIN) {
-      readable_ = false;
-      return;
-    }
-    if (got <= 0 || static_cast<std::uint64_t>(got) >= linger_left_) {
-      close_now();
-      return;
-    }
-    linger_left_ -= static_cast<std::uint64_t>(got);
+    return;
   }
-  if (peer_fin_) {
+  phase_ = Phase::kLingering;
+  blocked_since_ = base::kNever;
+  if (linger_over(readable_, peer_fin_)) {
     close_now();
   }
 }
@@ -268,9 +255,9 @@ void H1Connection::end_now(Outcome outcome) {
   phase_ = Phase::kClosed;
   timer_.disarm();
   if (queued() > 0) {
-    const std::string_view bytes = std::string_view(output_->bytes).substr(output_->sent);
-    static_cast<void>(
-        ::send(socket_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT));
+    const std::size_t bytes = queued();
+    const iovec piece{.iov_base = output_->bytes.data() + output_->sent, .iov_len = bytes};
+    cut_ = write_some({&piece, 1}) != static_cast<ssize_t>(bytes) || cut_;
     output_->clear();
   }
   give_back_buffers();
@@ -285,8 +272,8 @@ void H1Connection::finish_exchange(Outcome outcome) {
   ExchangeHandler* const handler = std::exchange(handler_, nullptr);
   --core_.exchanges;
   // Where only the end of the connection tells the end, a reset has to tell the difference.
-  reset_ = outcome != Outcome::kComplete && framing_ == Framing::kUntilClose &&
-           answer_ == Answer::kStreaming;
+  cut_ = outcome != Outcome::kComplete && answer_ != Answer::kNone;
+  reset_ = cut_ && framing_ == Framing::kUntilClose && answer_ == Answer::kStreaming;
   source_news_ = false;
   const bool goes_on = outcome == Outcome::kComplete && keep_alive_ && body_ != Body::kFailed;
   if (!goes_on) {
@@ -304,6 +291,14 @@ void H1Connection::finish_exchange(Outcome outcome) {
                         .body_bytes_in = bytes_in_,
                         .body_bytes_out = bytes_out_});
   }
+}
+
+// One that has said nothing yet has the time of a head: whoever connects means to ask.
+base::Time H1Connection::idle_deadline() const noexcept {
+  const Limits& limits = core_.limits;
+  return idle_since_ + (core_.draining   ? kDrainIdle
+                        : first_request_ ? limits.header_timeout
+                                         : limits.idle_timeout);
 }
 
 base::Time H1Connection::body_deadline() const noexcept {
@@ -325,7 +320,7 @@ void H1Connection::update_timer() {
       if (head_started_ != base::kNever) {
         deadline = head_started_ + core_.limits.header_timeout;
       } else {
-        deadline = idle_since_ + (core_.draining ? kDrainIdle : core_.limits.idle_timeout);
+        deadline = idle_deadline();
       }
       break;
     case Phase::kExchange:
@@ -333,7 +328,7 @@ void H1Connection::update_timer() {
       deadline = body_deadline();
       break;
     case Phase::kLingering:
-      deadline = linger_until_;
+      deadline = linger_until();
       break;
     default:
       break;
@@ -365,7 +360,7 @@ void H1Connection::on_timer() {
   switch (phase_) {
     case Phase::kRequest:
       if (head_started_ == base::kNever) {
-        if (time >= idle_since_ + (core_.draining ? kDrainIdle : core_.limits.idle_timeout)) {
+        if (time >= idle_deadline()) {
           begin_closing();
         }
       } else if (time >= head_started_ + core_.limits.header_timeout) {

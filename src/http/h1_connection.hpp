@@ -29,7 +29,10 @@ namespace mik::http {
 
 class H1Connection final : public Connection, public Exchange {
  public:
-  H1Connection(ServerCore& core, base::Fd socket);
+  H1Connection(ServerCore& core, base::Fd socket, std::unique_ptr<TlsSession> tls);
+
+  // After a handshake: TLS may have read ahead, and no event will tell. Once it is watched.
+  void begin();
 
   // IoHandler and Connection.
   void on_io(std::uint32_t events) override;
@@ -79,13 +82,13 @@ class H1Connection final : public Connection, public Exchange {
   void check_half_closed();
   void begin_closing() noexcept;
   void start_lingering();
-  void linger();
   void close_now();
   void gone();
   void finish_exchange(Outcome outcome);
   void update_timer();
   void on_timer();
   void on_body_timer();
+  base::Time idle_deadline() const noexcept;
   base::Time body_deadline() const noexcept;
   base::Time now() const noexcept { return core_.loop.now(); }
 
@@ -93,6 +96,7 @@ class H1Connection final : public Connection, public Exchange {
   void receive();
   bool take_input();
   bool take_head();
+  void start_head_clock() noexcept;
   bool take_content();
   void deliver(std::string_view bytes);
   void begin_discarding();
@@ -152,6 +156,7 @@ class H1Connection final : public Connection, public Exchange {
   bool keep_alive_ = true;     // what we will do
   bool source_news_ = false;   // the source may have something to write
   bool first_request_ = true;
+  bool blank_line_ = false;  // one was dropped before the next request
   bool reset_ =
       false;  // the end is a reset: nothing else would show that the response is not whole
 
@@ -173,8 +178,6 @@ class H1Connection final : public Connection, public Exchange {
   base::Time body_progress_ = base::kNever;
   base::Time paused_since_ = base::kNever;
   base::Time blocked_since_ = base::kNever;
-  base::Time linger_until_ = base::kNever;
-  std::uint64_t linger_left_ = 0;
 
   ChunkedDecoder decoder_;
   net::Timer timer_;

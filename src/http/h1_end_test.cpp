@@ -1,4 +1,4 @@
-// How HTTP/1.x connections end: errors, cuts, clients that vanish or stall, limits on time, drains.
+// How HTTP/1.x connections end: errors, cuts, clients that vanish, drains.
 #include <array>
 
 #include "http/server_rig.hpp"
@@ -390,98 +390,6 @@ TEST_F(H1End, APumpBeforeTheHeadIsNothing) {
   settle();
   script.last().exchange->respond(ok(), "late");
   EXPECT_TRUE(has(ask(*client, "", "late"), "200 OK"));
-}
-
-TEST_F(H1End, AHeadThatDoesNotComeIs408) {
-  serve(quick());
-  auto client = connect();
-  const std::string answer = ask_until_close(*client, "GET / HT");
-  EXPECT_TRUE(answer.starts_with("HTTP/1.1 408 Request Timeout\r\n")) << answer;
-}
-
-TEST_F(H1End, AHeadThatDripsIs408) {
-  serve(quick());
-  auto client = connect();
-  client->send("GET / HTTP/1.1\r\nA: ");
-  int bytes = 0;
-  ASSERT_TRUE(until(
-      [&] {
-        bytes += static_cast<int>(client->send("a"));
-        return client->over();
-      },
-      {client.get()}));
-  EXPECT_TRUE(has(client->text, " 408 ")) << client->text;
-  EXPECT_GT(bytes, 3);
-}
-
-TEST_F(H1End, AnIdleConnectionIsClosedWithoutAWord) {
-  serve(quick());
-  auto client = connect();
-  ask(*client, kGet, "hello");
-  EXPECT_EQ(ask_until_close(*client, ""), "");
-  EXPECT_TRUE(client->fin);
-  client->close();
-  EXPECT_TRUE(until([&] { return counter.now == 0; }));
-}
-
-TEST_F(H1End, AStalledBodyIs408) {
-  serve(quick());
-  script.record([](Recorder& recorder) {
-    recorder.on_error = [&recorder](BodyError) {
-      recorder.exchange->respond({.status = 408, .fields = {}, .content_length = std::nullopt},
-                                 "slow");
-    };
-  });
-  auto client = connect();
-  const std::string answer =
-      ask_until_close(*client, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nabc");
-  EXPECT_TRUE(has(answer, " 408 ")) << answer;
-  EXPECT_EQ(script.last().body_error, BodyError::kTooSlow);
-}
-
-TEST_F(H1End, AHandlerThatPausesIsNotTheClientsFault) {
-  serve(quick());
-  script.record([](Recorder& recorder) {
-    recorder.on_bytes = [](std::string_view) { return Flow::kPause; };
-    recorder.on_end = [&recorder] { recorder.exchange->respond(ok(), "in time"); };
-  });
-  auto client = connect();
-  client->send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\n\r\nabc");
-  ASSERT_TRUE(until([&] { return !script.recorders.empty() && script.last().pieces_in == 1; }));
-  const base::Time later = base::Clock::now() + std::chrono::milliseconds(500);
-  ASSERT_TRUE(until([&] { return base::Clock::now() > later; }));
-  ASSERT_FALSE(script.last().body_error.has_value());
-  client->send("def");
-  script.last().exchange->resume_body();
-  EXPECT_TRUE(has(ask(*client, "", "in time"), "200 OK"));
-}
-
-TEST_F(H1End, AClientThatNeverReadsIsGivenUp) {
-  serve(quick());
-  script.record([](Recorder& recorder) {
-    recorder.exchange->start(ok());
-    recorder.source.push_back(std::string(8u << 20, 'x'));
-    recorder.exchange->pump();
-  });
-  auto client = connect(4096);
-  client->send(kGet);
-  ASSERT_TRUE(until([&] { return !script.recorders.empty() && script.last().closed.has_value(); }));
-  EXPECT_EQ(script.last().closed->outcome, Outcome::kTimeout);
-  EXPECT_LT(script.last().consumed, 1u << 20) << "its own source has to wait for a slow client";
-  EXPECT_TRUE(until([&] { return counter.now == 0; }));
-}
-
-TEST_F(H1End, APipeliningClientThatNeverReadsIsNotServedOn) {
-  serve(quick());
-  script.answer = [](Exchange& exchange) { exchange.respond(ok(), std::string(10'000, 'x')); };
-  auto client = connect(4096);
-  std::string requests;
-  for (int i = 0; i < 500; ++i) {
-    requests += kGet;
-  }
-  client->send(requests);
-  EXPECT_TRUE(until([&] { return counter.now == 0; }));
-  EXPECT_LT(script.seen.size(), 500u);
 }
 
 TEST_F(H1End, ADrainLetsRequestsEndAndSaysClose) {

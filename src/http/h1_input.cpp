@@ -1,6 +1,4 @@
 // Reading of HTTP/1.x requests: the socket, heads, content. Confined to the loop thread.
-#include <sys/socket.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <utility>
@@ -39,8 +37,6 @@ InputBuffer& H1Connection::input() {
   return *input_;
 }
 
-// One recv. A short read means that the socket is empty: the next byte comes with an event
-// (epoll(7), edge-triggered).
 void H1Connection::receive() {
   InputBuffer& buffer = input();
   std::pair<char*, std::size_t> room = buffer.room();
@@ -48,19 +44,12 @@ void H1Connection::receive() {
     buffer.grow();
     room = buffer.room();
   }
-  const ssize_t got = ::recv(socket_.get(), room.first, room.second, MSG_DONTWAIT);
+  const ssize_t got = read_some(room.first, room.second, readable_);
   if (got > 0) {
     buffer.commit(static_cast<std::size_t>(got));
-    readable_ = static_cast<std::size_t>(got) == room.second;
-    return;
-  }
-  if (got < 0 && errno == EINTR) {
-    return;
-  }
-  readable_ = false;
-  if (got == 0) {
+  } else if (got == 0) {
     peer_fin_ = true;
-  } else if (errno != EAGAIN && errno != EWOULDBLOCK) {
+  } else if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR) {
     gone();
   }
 }
@@ -87,9 +76,14 @@ bool H1Connection::take_head() {
       parse_request_head(input_->view(), core_.limits, core_.fields, scanned_, core_.head);
   switch (result.status) {
     case ParseStatus::kNeedMore:
-      if (head_started_ == base::kNever) {
-        head_started_ = now();
+      if (input_->view() == "\r\n" && !blank_line_) {
+        // What some clients send behind a body (RFC 9112 section 2.2): no head has begun.
+        blank_line_ = true;
+        scanned_ = 0;
+        input_->clear();
+        return false;
       }
+      start_head_clock();
       return false;
     case ParseStatus::kDone:
       begin_exchange(result.head_bytes);
@@ -97,6 +91,13 @@ bool H1Connection::take_head() {
     default:
       fail(status_of(result.status), result.problem);
       return true;
+  }
+}
+
+// The first head's began with the connection.
+void H1Connection::start_head_clock() noexcept {
+  if (head_started_ == base::kNever) {
+    head_started_ = first_request_ ? idle_since_ : now();
   }
 }
 
@@ -110,13 +111,11 @@ bool H1Connection::hand_over_to_http2() {
     return false;
   }
   if (seen < kPreface.size()) {
-    if (head_started_ == base::kNever) {
-      head_started_ = now();
-    }
+    start_head_clock();
     return true;
   }
   core_.loop.unwatch(socket_.get());
-  auto heir = std::make_unique<H2Connection>(core_, std::move(socket_));
+  auto heir = std::make_unique<H2Connection>(core_, std::move(socket_), std::move(tls_));
   H2Connection& connection = *heir;
   const std::unique_ptr<InputBuffer> read = std::move(input_);
   if (core_.add(std::move(heir))) {
@@ -128,7 +127,7 @@ bool H1Connection::hand_over_to_http2() {
 
 void H1Connection::begin_exchange(std::size_t head_bytes) {
   const RequestHead& head = core_.head;
-  first_request_ = false;
+  first_request_ = blank_line_ = false;
   scanned_ = 0;
   head_started_ = base::kNever;
   version_ = head.version;

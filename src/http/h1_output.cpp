@@ -1,7 +1,5 @@
 // Writing of HTTP/1.x responses: heads, framing, content taken in place from its source. Confined
 // to the loop thread.
-#include <sys/socket.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <utility>
@@ -27,7 +25,7 @@ const RequestHead& H1Connection::head() const { return core_.head; }
 
 const Peer& H1Connection::peer() const { return peer_of_socket(); }
 
-bool H1Connection::secure() const { return false; }
+bool H1Connection::secure() const { return tls_ != nullptr; }
 
 void H1Connection::attach(ExchangeHandler& handler) { handler_ = &handler; }
 
@@ -299,11 +297,7 @@ bool H1Connection::send(Batch& batch) {
   if (batch.tail > 0) {
     vectors[count++] = {.iov_base = output_->head.data(), .iov_len = batch.tail};
   }
-  const msghdr message{.msg_iov = vectors, .msg_iovlen = count};
-  ssize_t sent = 0;
-  do {
-    sent = ::sendmsg(socket_.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
-  } while (sent < 0 && errno == EINTR);
+  const ssize_t sent = write_some({vectors, count});
   if (sent < 0 && errno != EAGAIN && errno != EWOULDBLOCK) {
     gone();
     return false;

@@ -1,7 +1,6 @@
 #include "http/h2_connection.hpp"
 
 #include <sys/epoll.h>
-#include <sys/socket.h>
 
 #include <algorithm>
 #include <array>
@@ -14,8 +13,6 @@ namespace mik::http {
 
 namespace {
 
-constexpr base::Duration kLingerTime = std::chrono::seconds(2);
-constexpr std::uint64_t kLingerBytes = 64 * 1024 * 1024;
 // Between the warning of a drain and its last word: the time for requests that are on their way
 // (RFC 9113 section 6.8).
 constexpr base::Duration kDrainIdle = std::chrono::seconds(1);
@@ -173,8 +170,8 @@ nghttp2_session* H2Callbacks::make_session(H2Connection& connection) {
   return session;
 }
 
-H2Connection::H2Connection(ServerCore& core, base::Fd socket)
-    : Connection(core, std::move(socket)),
+H2Connection::H2Connection(ServerCore& core, base::Fd socket, std::unique_ptr<TlsSession> tls)
+    : Connection(core, std::move(socket), std::move(tls)),
       session_(H2Callbacks::make_session(*this)),
       broken_since_(core.loop.now()),
       idle_since_(core.loop.now()),
@@ -198,6 +195,7 @@ void H2Connection::begin(std::string_view bytes) {
   busy_ = true;
   feed(bytes);
   busy_ = false;
+  readable_ = tls_ != nullptr;  // which may have read ahead, and no event will tell
   core_.defer(*this);
 }
 
@@ -289,20 +287,12 @@ void H2Connection::run_streams() {
 }
 
 void H2Connection::receive() {
-  const ssize_t got =
-      ::recv(socket_.get(), core_.received.data(), core_.received.size(), MSG_DONTWAIT);
+  const ssize_t got = read_some(core_.received.data(), core_.received.size(), readable_);
   if (got > 0) {
-    readable_ = static_cast<std::size_t>(got) == core_.received.size();
     feed({core_.received.data(), static_cast<std::size_t>(got)});
-    return;
-  }
-  if (got < 0 && errno == EINTR) {
-    return;
-  }
-  readable_ = false;
-  if (got == 0) {
+  } else if (got == 0) {
     peer_fin_ = true;
-  } else if (errno != EAGAIN && errno != EWOULDBLOCK) {
+  } else if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR) {
     gone();
   }
 }
@@ -367,17 +357,15 @@ void H2Connection::write_out() {
 
 // False: nothing more goes now.
 bool H2Connection::send_queued() {
-  const std::string_view bytes = std::string_view(output_->bytes).substr(output_->sent);
-  ssize_t sent = 0;
-  do {
-    sent = ::send(socket_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
-  } while (sent < 0 && errno == EINTR);
+  const iovec piece{.iov_base = output_->bytes.data() + output_->sent,
+                    .iov_len = output_->pending()};
+  const ssize_t sent = write_some({&piece, 1});
   if (sent < 0 && errno != EAGAIN && errno != EWOULDBLOCK) {
     gone();
     return false;
   }
   const auto taken = static_cast<std::size_t>(std::max<ssize_t>(sent, 0));
-  if (taken == bytes.size()) {
+  if (taken == piece.iov_len) {
     output_->bytes.clear();
     output_->sent = 0;
     blocked_since_ = base::kNever;
@@ -414,8 +402,8 @@ void H2Connection::settle() {
   }
   if (phase_ == Phase::kClosing && !queued) {
     start_lingering();
-  } else if (phase_ == Phase::kLingering && readable_) {
-    linger();
+  } else if (phase_ == Phase::kLingering && readable_ && linger_over(readable_, peer_fin_)) {
+    close_now();
   }
   if (phase_ == Phase::kClosed) {
     return;
@@ -427,33 +415,16 @@ void H2Connection::settle() {
   update_timer();
 }
 
-// As in HTTP/1.x: the last frames must not be lost to a reset.
 void H2Connection::start_lingering() {
-  ::shutdown(socket_.get(), SHUT_WR);
-  phase_ = Phase::kLingering;
-  linger_until_ = now() + kLingerTime;
-  linger_left_ = kLingerBytes;
-  linger();
-}
-
-void H2Connection::linger() {
-  while (readable_) {
-    const ssize_t got =
-        ::recv(socket_.get(), core_.dropped.data(), core_.dropped.size(), MSG_DONTWAIT);
-    if (got < 0 && errno == EINTR) {
-      continue;
+  if (!begin_lingering()) {
+    if (blocked_since_ == base::kNever) {
+      blocked_since_ = now();
     }
-    if (got < 0 && errno == EAGAIN) {
-      readable_ = false;
-      break;
-    }
-    if (got <= 0 || static_cast<std::uint64_t>(got) >= linger_left_) {
-      close_now();
-      return;
-    }
-    linger_left_ -= static_cast<std::uint64_t>(got);
+    return;
   }
-  if (peer_fin_) {
+  phase_ = Phase::kLingering;
+  blocked_since_ = base::kNever;
+  if (linger_over(readable_, peer_fin_)) {
     close_now();
   }
 }
@@ -505,13 +476,14 @@ void H2Connection::end_now(Outcome outcome) {
   }
   phase_ = Phase::kClosed;
   timer_.disarm();
+  cut_ = output_ != nullptr && output_->pending() > 0;
   leave();
 }
 
 void H2Connection::update_timer() {
   base::Time deadline = base::kNever;
   if (phase_ == Phase::kLingering) {
-    deadline = linger_until_;
+    deadline = linger_until();
   } else {
     if (streams_.empty()) {
       deadline = idle_since_ + core_.limits.idle_timeout;

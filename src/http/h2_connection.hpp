@@ -22,10 +22,10 @@ namespace mik::http {
 
 class H2Connection final : public Connection {
  public:
-  H2Connection(ServerCore& core, base::Fd socket);
+  H2Connection(ServerCore& core, base::Fd socket, std::unique_ptr<TlsSession> tls);
   ~H2Connection() override;
 
-  // What was read before the protocol was known.
+  // What was read before the protocol was known. Once it is watched.
   void begin(std::string_view bytes);
 
   void on_io(std::uint32_t events) override;
@@ -37,6 +37,7 @@ class H2Connection final : public Connection {
   ServerCore& core() noexcept { return core_; }
   nghttp2_session* session() noexcept { return session_.get(); }
   const Peer& peer() const { return peer_of_socket(); }
+  bool secure() const noexcept { return tls_ != nullptr; }
   base::Time now() const noexcept { return core_.loop.now(); }
   // Calls stream.work() soon.
   void schedule(H2Stream& stream);
@@ -61,7 +62,6 @@ class H2Connection final : public Connection {
   bool send_queued();
   void settle();
   void start_lingering();
-  void linger();
   void end_streams(Outcome outcome);
   void gone();
   void close_now();
@@ -86,8 +86,6 @@ class H2Connection final : public Connection {
   base::Time idle_since_;
   base::Time drain_since_ = base::kNever;
   base::Time blocked_since_ = base::kNever;
-  base::Time linger_until_ = base::kNever;
-  std::uint64_t linger_left_ = 0;
   net::Timer timer_;
 };
 

@@ -333,7 +333,7 @@ const RequestHead& H2Stream::head() const { return head_; }
 
 const Peer& H2Stream::peer() const { return connection_->peer(); }
 
-bool H2Stream::secure() const { return false; }
+bool H2Stream::secure() const { return connection_->secure(); }
 
 void H2Stream::attach(ExchangeHandler& handler) { handler_ = &handler; }
 

@@ -7,6 +7,7 @@
 #include "http/h1_connection.hpp"
 #include "http/h2_stream.hpp"
 #include "http/server_core.hpp"
+#include "http/tls_handshake.hpp"
 
 namespace mik::http {
 
@@ -24,8 +25,13 @@ Server::Server(net::Loop& loop, Service& service, const Limits& limits,
 
 Server::~Server() { close_all(); }
 
-void Server::adopt(base::Fd socket) {
-  impl_->core.add(std::make_unique<H1Connection>(impl_->core, std::move(socket)));
+void Server::adopt(base::Fd socket, const ServerTls* tls) {
+  ServerCore& core = impl_->core;
+  if (tls == nullptr) {
+    core.add(std::make_unique<H1Connection>(core, std::move(socket), nullptr));
+  } else if (auto session = tls->accept(socket.get()); session != nullptr) {
+    core.add(std::make_unique<TlsHandshake>(core, std::move(socket), std::move(session)));
+  }
 }
 
 std::size_t Server::connections() const noexcept { return impl_->core.connections(); }

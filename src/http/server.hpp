@@ -8,6 +8,7 @@
 #include "base/fd.hpp"
 #include "http/exchange.hpp"
 #include "http/message.hpp"
+#include "http/server_tls.hpp"
 #include "net/loop.hpp"
 
 namespace mik::http {
@@ -28,9 +29,10 @@ class Server {
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
 
-  // Takes an accepted, non-blocking stream socket. The protocol is found from its first bytes:
-  // HTTP/1.x, or HTTP/2 with prior knowledge (RFC 9113 section 3.3).
-  void adopt(base::Fd socket);
+  // Takes an accepted, non-blocking stream socket, TLS expected on it when there is `tls`. The
+  // protocol is found by ALPN or from its first bytes: HTTP/1.x, or HTTP/2 with prior knowledge
+  // (RFC 9113 section 3.3).
+  void adopt(base::Fd socket, const ServerTls* tls = nullptr);
 
   std::size_t connections() const noexcept;
   // Exchanges that have begun and are not over.

@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
 #include <utility>
 
@@ -20,6 +21,8 @@ namespace {
 constexpr std::size_t kOutputKept = 4 * 1024;
 constexpr std::size_t kScratchBytes = 64 * 1024;
 constexpr int kDropsAtClose = 16;
+constexpr base::Duration kLingerTime = std::chrono::seconds(2);
+constexpr std::uint64_t kLingerBytes = 64 * 1024 * 1024;
 
 }  // namespace
 
@@ -75,8 +78,8 @@ void OutputBuffer::clear() {
   sent = 0;
 }
 
-Connection::Connection(ServerCore& core, base::Fd socket)
-    : core_(core), socket_(std::move(socket)) {}
+Connection::Connection(ServerCore& core, base::Fd socket, std::unique_ptr<TlsSession> tls)
+    : core_(core), socket_(std::move(socket)), tls_(std::move(tls)) {}
 
 const Peer& Connection::peer_of_socket() const {
   if (peer_ == nullptr) {
@@ -104,7 +107,60 @@ const Peer& Connection::peer_of_socket() const {
   return *peer_;
 }
 
+ssize_t Connection::read_some(char* to, std::size_t bytes, bool& more) {
+  if (tls_ != nullptr) {
+    return tls_->read(to, bytes, more);
+  }
+  const ssize_t got = ::recv(socket_.get(), to, bytes, MSG_DONTWAIT);
+  more = got == static_cast<ssize_t>(bytes) || (got < 0 && errno == EINTR);
+  return got;
+}
+
+ssize_t Connection::write_some(std::span<const iovec> pieces) {
+  if (tls_ != nullptr) {
+    return tls_->write(pieces);
+  }
+  const msghdr message{.msg_iov = const_cast<iovec*>(pieces.data()), .msg_iovlen = pieces.size()};
+  ssize_t sent = 0;
+  do {
+    sent = ::sendmsg(socket_.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+  } while (sent < 0 && errno == EINTR);
+  return sent;
+}
+
+bool Connection::begin_lingering() {
+  if (tls_ != nullptr && !cut_ && !tls_->say_end()) {
+    return false;
+  }
+  ::shutdown(socket_.get(), SHUT_WR);
+  linger_until_ = core_.loop.now() + kLingerTime;
+  linger_left_ = kLingerBytes;
+  return true;
+}
+
+bool Connection::linger_over(bool& readable, bool peer_fin) {
+  while (readable) {
+    const ssize_t got =
+        ::recv(socket_.get(), core_.dropped.data(), core_.dropped.size(), MSG_DONTWAIT | MSG_TRUNC);
+    if (got < 0 && errno == EINTR) {
+      continue;
+    }
+    if (got < 0 && errno == EAGAIN) {
+      readable = false;
+      break;
+    }
+    if (got <= 0 || static_cast<std::uint64_t>(got) >= linger_left_) {
+      return true;
+    }
+    linger_left_ -= static_cast<std::uint64_t>(got);
+  }
+  return peer_fin;
+}
+
 void Connection::leave() {
+  if (tls_ != nullptr && !cut_) {
+    static_cast<void>(tls_->say_end());
+  }
   ::shutdown(socket_.get(), SHUT_WR);
   for (int i = 0; i < kDropsAtClose; ++i) {
     if (::recv(socket_.get(), core_.dropped.data(), core_.dropped.size(), MSG_DONTWAIT) <= 0) {

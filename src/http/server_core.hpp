@@ -2,18 +2,24 @@
 // src/http. Confined to the loop thread.
 #pragma once
 
+#include <sys/types.h>
+#include <sys/uio.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/fd.hpp"
+#include "base/time.hpp"
 #include "http/date_cache.hpp"
 #include "http/exchange.hpp"
 #include "http/message.hpp"
 #include "http/server.hpp"
+#include "http/server_tls.hpp"
 #include "net/loop.hpp"
 
 namespace mik::http {
@@ -81,10 +87,11 @@ class Pool {
   std::vector<std::unique_ptr<T>> free_;
 };
 
-// One accepted socket.
+// One accepted socket, bare or under TLS.
 class Connection : public net::IoHandler {
  public:
-  Connection(ServerCore& core, base::Fd socket);
+  // `tls` (null: none) is over this socket.
+  Connection(ServerCore& core, base::Fd socket, std::unique_ptr<TlsSession> tls);
 
   // The server has begun to drain.
   virtual void on_drain() = 0;
@@ -95,17 +102,36 @@ class Connection : public net::IoHandler {
 
  protected:
   const Peer& peer_of_socket() const;
-  // Reads and drops what has come, so that close() sends no reset over an answer that is not read
-  // yet (RFC 9112 section 9.6), then leaves the server. The object lives until the end of the turn.
+  // recv(2). `more`: there may be something left; else an event tells (epoll(7), edge-triggered).
+  ssize_t read_some(char* to, std::size_t bytes, bool& more);
+  // sendmsg(2). What was not taken comes first in the next call.
+  ssize_t write_some(std::span<const iovec> pieces);
+
+  // The end of a connection whose last byte is with the kernel. close() would send a reset if the
+  // client sends more, and a reset destroys what the client has not read yet (RFC 9112 section
+  // 9.6): so it is told that this is the end, and has a moment to close.
+  //
+  // False: TLS has a last word that the kernel does not take now.
+  bool begin_lingering();
+  // Drops what comes. True: there is nothing to wait for any more.
+  bool linger_over(bool& readable, bool peer_fin);
+  base::Time linger_until() const noexcept { return linger_until_; }
+
+  // As lingering does, in no time: drops what has come, then leaves the server. The object lives
+  // until the end of the turn.
   void leave();
   // Closes with a reset: the client sees that what it has is not whole.
   void leave_with_reset();
 
   ServerCore& core_;
   base::Fd socket_;
+  std::unique_ptr<TlsSession> tls_;
+  bool cut_ = false;  // what was sent is not whole, and under TLS the end must not look like one
 
  private:
   friend class ServerCore;
+  base::Time linger_until_ = base::kNever;
+  std::uint64_t linger_left_ = 0;
   std::size_t index_ = 0;
   bool deferred_ = false;
   bool removed_ = false;

@@ -1,10 +1,16 @@
 // What a request and an idle connection cost: allocations, bytes. Replaces operator new of this
 // test binary.
+#include <malloc.h>
+
+#include <cstdio>
 #include <cstdlib>
 #include <new>
 
 #include "http/h1_connection.hpp"
-#include "http/server_rig.hpp"
+#include "http/h2_client.hpp"
+#include "http/server_tls.hpp"
+#include "http/test_authority.hpp"
+#include "http/tls_end.hpp"
 
 namespace {
 
@@ -110,6 +116,75 @@ TEST_F(ServerCost, AStreamedAnswerAllocatesNothing) {
 }
 
 TEST_F(ServerCost, AnIdleConnectionIsSmall) { EXPECT_LE(sizeof(H1Connection), 640u); }
+
+// What the server holds of memory for a connection that had its request and is idle: the
+// difference between what many and what few of them give back.
+class IdleCost : public ServerCost {
+ protected:
+  enum class Kind { kPlain, kTls, kHttp2 };
+
+  std::size_t per_connection(Kind kind) {
+    constexpr std::size_t kFew = 8;
+    constexpr std::size_t kMany = 72;
+    return (given_back(kind, kMany) - given_back(kind, kFew)) / (kMany - kFew);
+  }
+
+ private:
+  static std::size_t held() {
+    const struct mallinfo2 info = ::mallinfo2();
+    return info.uordblks + info.hblkhd;
+  }
+  std::size_t given_back(Kind kind, std::size_t count) {
+    std::vector<std::unique_ptr<Client>> clients;
+    std::vector<std::unique_ptr<H2Client>> h2_clients;
+    server = std::make_unique<Server>(*loop, fixed_, Limits{}, counter);
+    for (std::size_t i = 0; i < count; ++i) {
+      Ends ends = tcp();
+      server->adopt(std::move(ends.server), kind == Kind::kTls ? &tls_ : nullptr);
+      auto client = kind == Kind::kTls
+                        ? std::make_unique<TlsEnd>(ends.client.release(), TlsEnd::Options{})
+                        : std::make_unique<Client>(ends.client.release());
+      if (kind == Kind::kHttp2) {
+        H2Client& h2 = *h2_clients.emplace_back(std::make_unique<H2Client>(std::move(client)));
+        const std::int32_t id = h2.ask(H2Client::get());
+        EXPECT_TRUE(until([&] {
+          h2.turn();
+          return h2.streams[id].closed;
+        }));
+      } else {
+        ask(*client, kGet, "hello");
+        clients.push_back(std::move(client));
+      }
+    }
+    settle();
+    EXPECT_EQ(counter.now, count);
+    const std::size_t before = held();
+    server.reset();
+    loop->run_once({});
+    return before - held();
+  }
+
+  Fixed fixed_;
+  TestAuthority authority_;
+  TestAuthority::Files files_ = authority_.server_files("DNS:localhost");
+  ServerTls tls_ = std::move(*ServerTls::load({files_.certificate, files_.key}, {}));
+};
+
+TEST_F(IdleCost, AnIdleConnectionHoldsNoBuffer) {
+  if (::mallinfo2().uordblks == 0) {
+    GTEST_SKIP() << "this allocator does not count";
+  }
+  per_connection(Kind::kPlain);  // what only grows has grown
+  const std::size_t plain = per_connection(Kind::kPlain);
+  const std::size_t tls = per_connection(Kind::kTls);
+  const std::size_t http2 = per_connection(Kind::kHttp2);
+  std::printf("idle: %zu bytes, under TLS %zu, HTTP/2 %zu\n", plain, tls, http2);
+  EXPECT_GT(plain, sizeof(H1Connection) / 2);  // it was counted at all
+  EXPECT_LE(plain, 1024u);
+  // OpenSSL's state is 14 KiB, nghttp2's 26 KiB (one frame of 16 KiB); neither can be had for less.
+  EXPECT_LE(tls, 20 * 1024u);
+  EXPECT_LE(http2, 32 * 1024u);
+}
 
 }  // namespace
 }  // namespace mik::http::testing

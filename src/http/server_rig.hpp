@@ -168,14 +168,17 @@ class Script : public Service {
 class Client {
  public:
   explicit Client(int fd) : fd_(fd) {}
+  virtual ~Client() = default;
+  Client(const Client&) = delete;
+  Client& operator=(const Client&) = delete;
 
   // Sends what the kernel takes at once.
-  std::size_t send(std::string_view bytes) {
+  virtual std::size_t send(std::string_view bytes) {
     const ssize_t sent = ::send(fd_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
     return sent < 0 ? 0 : static_cast<std::size_t>(sent);
   }
   // Takes what has come; how it ended is in `end`.
-  void take() {
+  virtual void take() {
     std::array<char, 65536> buffer;
     while (!over()) {
       const ssize_t got = ::recv(fd_.get(), buffer.data(), buffer.size(), MSG_DONTWAIT);
@@ -269,7 +272,7 @@ class ServerTest : public ::testing::Test {
       serve();
     }
     Ends ends = tcp(send_bytes);
-    server->adopt(std::move(ends.server));
+    server->adopt(std::move(ends.server), nullptr);
     return std::make_unique<Client>(ends.client.release());
   }
 

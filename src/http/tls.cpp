@@ -1,10 +1,7 @@
 #include "http/tls.hpp"
 
-#include <openssl/bio.h>
 #include <openssl/err.h>
-#include <openssl/ssl.h>
 #include <openssl/x509v3.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -17,86 +14,21 @@
 #include <utility>
 
 #include "base/assert.hpp"
+#include "http/tls_socket.hpp"
 
 namespace mik::http {
 
 namespace {
 
-template <auto Free>
-struct Deleter {
-  template <class T>
-  void operator()(T* object) const noexcept {
-    Free(object);
-  }
-};
-using SslCtx = std::unique_ptr<SSL_CTX, Deleter<SSL_CTX_free>>;
-using Ssl = std::unique_ptr<SSL, Deleter<SSL_free>>;
-using Session = std::unique_ptr<SSL_SESSION, Deleter<SSL_SESSION_free>>;
-using BioMethod = std::unique_ptr<BIO_METHOD, Deleter<BIO_meth_free>>;
+using tls::BioMethod;
+using tls::kRecord;
+using tls::Session;
+using tls::Ssl;
+using tls::SslCtx;
+using tls::take_errors;
 
 constexpr std::size_t kSessionsPerOrigin = 4;
 constexpr std::size_t kOriginsWithSessions = 256;
-constexpr std::size_t kRecord = 16 * 1024;  // RFC 8446 section 5.1
-
-// The oldest entry of this thread's error queue in words; empties the queue.
-std::string take_errors() {
-  std::array<char, 256> text{};
-  const unsigned long code = ERR_get_error();
-  ERR_clear_error();
-  if (code == 0) {
-    return "unknown failure";
-  }
-  if (const char* reason = ERR_reason_error_string(code); reason != nullptr) {
-    return reason;
-  }
-  ERR_error_string_n(code, text.data(), text.size());
-  return text.data();
-}
-
-// A BIO over a socket that it does not own. OpenSSL's own writes without MSG_NOSIGNAL.
-int bio_write(BIO* bio, const char* data, int length) {
-  const auto fd = static_cast<int>(reinterpret_cast<std::intptr_t>(BIO_get_data(bio)));
-  BIO_clear_retry_flags(bio);
-  const ssize_t put = ::send(fd, data, static_cast<std::size_t>(length), MSG_NOSIGNAL);
-  if (put < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) {
-    BIO_set_retry_write(bio);
-  }
-  return static_cast<int>(put);
-}
-
-int bio_read(BIO* bio, char* data, int length) {
-  const auto fd = static_cast<int>(reinterpret_cast<std::intptr_t>(BIO_get_data(bio)));
-  BIO_clear_retry_flags(bio);
-  const ssize_t got = ::recv(fd, data, static_cast<std::size_t>(length), 0);
-  if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) {
-    BIO_set_retry_read(bio);
-  }
-  if (got == 0) {
-    BIO_set_flags(bio, BIO_FLAGS_IN_EOF);
-  }
-  return static_cast<int>(got);
-}
-
-long bio_control(BIO* bio, int command, long /*number*/, void* /*pointer*/) {
-  switch (command) {
-    case BIO_CTRL_FLUSH:
-      return 1;
-    case BIO_CTRL_EOF:
-      return BIO_test_flags(bio, BIO_FLAGS_IN_EOF) != 0 ? 1 : 0;
-    default:
-      return 0;
-  }
-}
-
-BioMethod make_bio_method() {
-  BioMethod method(BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "mik socket"));
-  if (method != nullptr) {
-    BIO_meth_set_write(method.get(), bio_write);
-    BIO_meth_set_read(method.get(), bio_read);
-    BIO_meth_set_ctrl(method.get(), bio_control);
-  }
-  return method;
-}
 
 base::Error store_error(const std::string& what) {
   return base::Error(base::ErrorCode::kConfig, what + ": " + take_errors());
@@ -159,7 +91,11 @@ namespace {
 
 class TlsTransport final : public Transport {
  public:
-  TlsTransport(base::Fd socket, Ssl ssl) : socket_(std::move(socket)), ssl_(std::move(ssl)) {}
+  TlsTransport(base::Fd socket, Ssl ssl)
+      : socket_(std::move(socket)), below_{.fd = socket_.get()}, ssl_(std::move(ssl)) {}
+
+  // False: out of memory.
+  bool attach(const BIO_METHOD* method) { return tls::attach(ssl_.get(), method, below_); }
 
   int fd() const noexcept override { return socket_.get(); }
   IoResult handshake() override;
@@ -176,6 +112,7 @@ class TlsTransport final : public Transport {
   IoResult failure(int code, const char* what);
 
   base::Fd socket_;
+  tls::Socket below_;
   Ssl ssl_;
   bool broken_ = false;  // no close_notify after a fatal error (SSL_shutdown(3))
   std::string held_;     // a record's content that OpenSSL must be given again
@@ -329,7 +266,7 @@ Session TlsClient::State::take(const std::string& key) {
 
 void TlsClient::Build::run_blocking(const std::string& ca_file) {
   context.reset(SSL_CTX_new(TLS_client_method()));
-  bio_method = make_bio_method();
+  bio_method = tls::make_bio_method();
   if (context == nullptr || bio_method == nullptr) {
     result = store_error("cannot set up TLS");
     return;
@@ -400,14 +337,9 @@ void TlsClient::finish(Build& build) {
 std::unique_ptr<Transport> TlsClient::connect(base::Fd socket, const Origin& origin) {
   MIK_ASSERT(ready());
   Ssl ssl(SSL_new(state_->context.get()));
-  BIO* bio = BIO_new(state_->bio_method.get());
-  if (ssl == nullptr || bio == nullptr) {
-    BIO_free(bio);
+  if (ssl == nullptr) {
     return nullptr;
   }
-  BIO_set_data(bio, reinterpret_cast<void*>(static_cast<std::intptr_t>(socket.get())));
-  BIO_set_init(bio, 1);
-  SSL_set_bio(ssl.get(), bio, bio);  // takes it
   SSL_set_connect_state(ssl.get());
 
   X509_VERIFY_PARAM* param = SSL_get0_param(ssl.get());
@@ -433,10 +365,12 @@ std::unique_ptr<Transport> TlsClient::connect(base::Fd socket, const Origin& ori
   }
   SSL* raw = ssl.get();
   auto transport = std::make_unique<TlsTransport>(std::move(socket), std::move(ssl));
-  transport->keep_session = [key, weak = std::weak_ptr<State>(state_)](Session session) {
-    if (const auto state = weak.lock()) {
-      state->keep(key, std::move(session));
-    }
+  if (!transport->attach(state_->bio_method.get())) {
+    return nullptr;
+  }
+  // Holds what the transport stands on, too: it may outlive the client by a turn.
+  transport->keep_session = [key, state = state_](Session session) {
+    state->keep(key, std::move(session));
   };
   SSL_set_app_data(raw, transport.get());
   return transport;
