@@ -95,10 +95,10 @@ ReadResult Reader::read(std::string_view text) {
          fmt::format("{} bytes: a manifest has at most {}", text.size(), kManifestBytesMax)});
     return std::move(result_);
   }
-  if (const auto deep = find_deep_key(text); deep.has_value()) {
+  if (const auto trouble = find_trouble(text); trouble.has_value()) {
     result_.problems.push_back(
-        {{Origin::Kind::kFile, result_.document.file, deep->line, deep->column},
-         fmt::format("a key of more than {} parts", kKeyPartsMax)});
+        {{Origin::Kind::kFile, result_.document.file, trouble->line, trouble->column},
+         "not TOML that is read here: " + std::string(trouble->what)});
     return std::move(result_);
   }
   const toml::parse_result parsed = toml::parse(text);

@@ -175,19 +175,33 @@ TEST(Reader, BombsAreRefused) {
 
 TEST(TomlGuard, CountsPartsOfKeysOnly) {
   const std::string parts = "a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a";  // 16
-  EXPECT_FALSE(find_deep_key(parts + " = 1").has_value());
-  EXPECT_TRUE(find_deep_key(parts + ".a = 1").has_value());
-  EXPECT_TRUE(find_deep_key(parts + " . \"q.q\" . 'z' = 1").has_value());
-  EXPECT_FALSE(find_deep_key("x = \"" + parts + ".a\"").has_value());
-  EXPECT_FALSE(find_deep_key("x = '" + parts + ".a'").has_value());
-  EXPECT_FALSE(find_deep_key("x = \"\"\"\n" + parts + ".a\n\"\"\"").has_value());
-  EXPECT_FALSE(find_deep_key("x = '''\n" + parts + ".a'\n'''").has_value());
-  EXPECT_FALSE(find_deep_key("# " + parts + ".a").has_value());
-  EXPECT_FALSE(find_deep_key("x = \"\\\"" + parts + ".a\"").has_value());
-  EXPECT_TRUE(find_deep_key("x = \"\"\"a\"\"\"\"\"\n" + parts + ".a = 1").has_value());
-  const auto place = find_deep_key("[x]\n" + parts + ".a = 1");
+  EXPECT_FALSE(find_trouble(parts + " = 1").has_value());
+  EXPECT_TRUE(find_trouble(parts + ".a = 1").has_value());
+  EXPECT_TRUE(find_trouble(parts + " . \"q.q\" . 'z' = 1").has_value());
+  EXPECT_FALSE(find_trouble("x = \"" + parts + ".a\"").has_value());
+  EXPECT_FALSE(find_trouble("x = '" + parts + ".a'").has_value());
+  EXPECT_FALSE(find_trouble("x = \"\"\"\n" + parts + ".a\n\"\"\"").has_value());
+  EXPECT_FALSE(find_trouble("x = '''\n" + parts + ".a'\n'''").has_value());
+  EXPECT_FALSE(find_trouble("# " + parts + ".a").has_value());
+  EXPECT_FALSE(find_trouble("x = \"\\\"" + parts + ".a\"").has_value());
+  EXPECT_TRUE(find_trouble("x = \"\"\"a\"\"\"\"\"\n" + parts + ".a = 1").has_value());
+  const auto place = find_trouble("[x]\n" + parts + ".a = 1");
   ASSERT_TRUE(place.has_value());
   EXPECT_EQ(place->line, 2u);
+}
+
+TEST(TomlGuard, CharactersBeyondAscii) {
+  for (const char* good : {"x = \"\xc7\xa8\"", "# \xc7\xa8", "'\xc7\xa8' = 1", "\xef\xbb\xbfx = 1",
+                           "x = \"\"\"\\\n  a\xc7\xa8\"\"\"", "x = \"\"\"\xc7\xa8\\\n\"\"\""}) {
+    EXPECT_FALSE(find_trouble(good).has_value()) << good;
+  }
+  for (const char* bad : {"\xc7\xa8 = 1", "[a\xd8\x8f]", "x = \xc7\xa8", "x\xef\xbb\xbf = 1",
+                          "x = \"\"\"\\\n \n \xc7\xa8\"\"\"", "x = \"\"\"\\\xc7\xa8\"\"\""}) {
+    EXPECT_TRUE(find_trouble(bad).has_value()) << bad;
+  }
+  EXPECT_EQ(problem("[server]\nport = \xc7\xa8\n"),
+            "/x/mik.toml:2:8: not TOML that is read here: a character beyond ASCII stands outside "
+            "of quotes");
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
-// What the TOML parser does not bound itself: the parts of one key (a.b.c...), each of which
-// becomes a table inside a table. Pure functions.
+// What the TOML parser does not take without harm, found before it runs: keys of very many parts
+// (a.b.c..., each a table inside a table: it bounds neither, and recurses), and characters beyond
+// ASCII where it looks for blanks (toml++ 3.3: undefined behaviour). Pure functions.
 #pragma once
 
 #include <cstdint>
@@ -10,13 +11,14 @@ namespace mik::config {
 
 inline constexpr std::size_t kKeyPartsMax = 16;
 
-struct TomlPlace {
+struct TomlTrouble {
   std::uint32_t line = 1;
-  std::uint32_t column = 1;
+  std::uint32_t column = 1;  // in bytes
+  std::string_view what;     // static storage
 };
 
-// The first key of more than kKeyPartsMax parts. May take a broken text for one; a text in strings
-// and comments never.
-std::optional<TomlPlace> find_deep_key(std::string_view text) noexcept;
+// The first trouble. May take a broken text for one; what stands in comments never, and in strings
+// only a character beyond ASCII where a line that ends in a backslash goes on.
+std::optional<TomlTrouble> find_trouble(std::string_view text) noexcept;
 
 }  // namespace mik::config
