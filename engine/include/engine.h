@@ -30,7 +30,7 @@
 extern "C" {
 #endif
 
-#define MIK_ENGINE_ABI 1u
+#define MIK_ENGINE_ABI 2u
 #define MIK_NEVER UINT64_MAX
 #define MIK_LENGTH_UNKNOWN UINT64_MAX
 
@@ -181,6 +181,12 @@ uint64_t mik_loop_next_timer(const mik_loop *loop);
  * idle_only is not 0. */
 void mik_loop_forget(mik_loop *loop, const mik_component *component, int idle_only, uint64_t now_ns);
 
+/* What the linear memories and tables of this loop's instances hold now, those of kept instances included. */
+uint64_t mik_loop_memory(const mik_loop *loop);
+/* How much that may become: a growth past it is refused as one past the component's own limit is (the guest sees -1,
+ * and MIK_E_MEMORY if it then fails). MIK_NEVER, no bound, until this is called. What is over it already stays. */
+void mik_loop_set_memory_room(mik_loop *loop, uint64_t bytes);
+
 /* ---- requests ------------------------------------------------------------------------------------------------ */
 
 typedef struct mik_slice { /* a piece of mik_head.bytes */
@@ -266,12 +272,14 @@ int32_t mik_req_error(mik_loop *loop, mik_req req, mik_str *text);
 typedef struct mik_stats {
   uint64_t cpu_ns;           /* time inside mik_req_run, instantiation and reset included */
   uint64_t memory_bytes_peak;/* all linear memories */
+  uint64_t memory_bytes;     /* memories and tables now; 0 once the guest is over, even if its instance is kept */
   uint32_t runs;             /* slices */
   uint32_t outbound;         /* outgoing requests begun */
   uint32_t reuse_index;      /* 0: fresh instance; n: served by an instance that had served n requests */
   uint32_t instantiate_ns;   /* of a fresh one */
 } mik_stats;
 void mik_req_stats(mik_loop *loop, mik_req req, mik_stats *stats);
+uint64_t mik_req_memory(mik_loop *loop, mik_req req); /* memory_bytes alone; 0 for a stale id */
 
 /* Gives the slot back. Before MIK_EV_DONE this cancels: the guest is unwound, its memory, resources and outgoing
  * requests freed before it returns. The id is stale afterwards. Not from inside a callback. */

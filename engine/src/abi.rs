@@ -244,6 +244,22 @@ pub unsafe extern "C" fn mik_loop_next_timer(l: *const Loop) -> u64 {
 }
 
 /// # Safety
+/// `l` is null or valid.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mik_loop_memory(l: *const Loop) -> u64 {
+    unsafe { l.as_ref() }.map_or(0, |l| l.core.memory.held())
+}
+
+/// # Safety
+/// `l` is null or valid.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mik_loop_set_memory_room(l: *mut Loop, bytes: u64) {
+    if let Some(l) = unsafe { l.as_ref() } {
+        l.core.memory.set_room(bytes);
+    }
+}
+
+/// # Safety
 /// `l` is null or valid; `component` is only compared.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mik_loop_forget(

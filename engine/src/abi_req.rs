@@ -202,6 +202,13 @@ pub unsafe extern "C" fn mik_req_stats(l: *mut Loop, req: u64, stats: *mut Stats
 /// # Safety
 /// `l` is null or valid and of this thread.
 #[unsafe(no_mangle)]
+pub unsafe extern "C" fn mik_req_memory(l: *mut Loop, req: u64) -> u64 {
+    unsafe { with(l, req, 0, |slot| slot.stats.memory_bytes) }
+}
+
+/// # Safety
+/// `l` is null or valid and of this thread.
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn mik_req_release(l: *mut Loop, req: u64) {
     unsafe {
         export(null_mut(), (), || {

@@ -2,7 +2,7 @@
 
 use std::ffi::c_void;
 
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;
 pub const NEVER: u64 = u64::MAX;
 pub const LENGTH_UNKNOWN: u64 = u64::MAX;
 
@@ -202,6 +202,7 @@ pub struct Resp {
 pub struct Stats {
     pub cpu_ns: u64,
     pub memory_bytes_peak: u64,
+    pub memory_bytes: u64,
     pub runs: u32,
     pub outbound: u32,
     pub reuse_index: u32,

@@ -192,6 +192,7 @@ impl Slot {
         if let Some(shared) = &self.shared {
             let mut exchange = lock(&shared.exchange);
             self.stats.memory_bytes_peak = exchange.memory_peak;
+            self.stats.memory_bytes = if self.over { 0 } else { exchange.memory };
             self.stats.outbound = exchange.outbound_begun;
             self.stats.instantiate_ns = exchange.instantiate_ns;
             exchange

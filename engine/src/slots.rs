@@ -102,6 +102,7 @@ impl Loop {
             let fresh = std::mem::replace(&mut shared, kept.store.data().shared.clone());
             let mut exchange = std::mem::take(&mut *lock(&fresh.exchange));
             exchange.memory_peak = kept.store.data().limits.memory();
+            exchange.memory = kept.store.data().limits.held();
             *lock(&shared.exchange) = exchange;
             slot.stats.reuse_index = kept.served;
             self.spare.push(fresh);

@@ -109,6 +109,8 @@ pub struct Exchange {
     /// All that were begun, to be closed if the instance is kept.
     pub outbound_ids: Vec<u64>,
     pub memory_peak: u64,
+    /// Memories and tables, now.
+    pub memory: u64,
     /// A growth of memory or tables was refused; says which.
     pub refused: Option<String>,
     pub instantiate_ns: u32,
@@ -122,19 +124,46 @@ pub struct Shared {
     pub output: Mutex<Output>,
 }
 
-/// Sums what the guest asked for over all its memories and tables.
+/// What an element of a table takes.
+const ELEMENT_BYTES: u64 = 8;
+
+/// Sums what the guest asked for over all its memories and tables, and counts it on the loop for as long as the store
+/// lives.
 pub struct Limits {
     shared: Arc<Shared>,
+    core: Arc<LoopCore>,
     memory: u64,
     memory_max: u64,
     last_growth: u64,
     tables: u64,
     tables_max: u64,
+    last_table_growth: u64,
+}
+
+impl Drop for Limits {
+    fn drop(&mut self) {
+        self.core.memory.take(self.held());
+    }
 }
 
 impl Limits {
     pub fn memory(&self) -> u64 {
         self.memory
+    }
+
+    /// Memories and tables.
+    pub fn held(&self) -> u64 {
+        self.memory + self.tables * ELEMENT_BYTES
+    }
+
+    /// Why there is no room for it on the loop.
+    fn no_room(&self, what: &str, growth: u64) -> String {
+        format!(
+            "{what}: {growth} bytes more were asked for, and the guests of this worker hold {} of {} bytes that the memory \
+             budget leaves them",
+            self.core.memory.held(),
+            self.core.memory.room()
+        )
     }
 
     fn refuse(&self, text: String) -> wasmtime::Result<bool> {
@@ -158,15 +187,23 @@ impl ResourceLimiter for Limits {
                 self.memory_max
             ));
         }
+        if !self.core.memory.add(growth) {
+            return self.refuse(self.no_room("memory", growth));
+        }
         self.memory = total;
         self.last_growth = growth;
+        let held = self.held();
         let mut exchange = lock(&self.shared.exchange);
         exchange.memory_peak = exchange.memory_peak.max(total);
+        exchange.memory = held;
         Ok(true)
     }
 
     fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
-        self.memory -= std::mem::take(&mut self.last_growth);
+        let growth = std::mem::take(&mut self.last_growth);
+        self.memory -= growth;
+        self.core.memory.take(growth);
+        lock(&self.shared.exchange).memory = self.held();
         self.refuse(format!("memory: {error:#}")).map(|_| ())
     }
 
@@ -176,20 +213,28 @@ impl ResourceLimiter for Limits {
         desired: usize,
         _max: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let total = self
-            .tables
-            .saturating_add(desired.saturating_sub(current) as u64);
+        let growth = desired.saturating_sub(current) as u64;
+        let total = self.tables.saturating_add(growth);
         if total > self.tables_max {
             return self.refuse(format!(
                 "tables: {total} elements were asked for, the limit is {}",
                 self.tables_max
             ));
         }
+        if !self.core.memory.add(growth * ELEMENT_BYTES) {
+            return self.refuse(self.no_room("tables", growth * ELEMENT_BYTES));
+        }
         self.tables = total;
+        self.last_table_growth = growth;
+        lock(&self.shared.exchange).memory = self.held();
         Ok(true)
     }
 
     fn table_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        let growth = std::mem::take(&mut self.last_table_growth);
+        self.tables -= growth;
+        self.core.memory.take(growth * ELEMENT_BYTES);
+        lock(&self.shared.exchange).memory = self.held();
         self.refuse(format!("tables: {error:#}")).map(|_| ())
     }
 }
@@ -300,11 +345,13 @@ pub fn new_store(
         table,
         limits: Limits {
             shared: shared.clone(),
+            core: core.clone(),
             memory: 0,
             memory_max: limits.memory_bytes_max,
             last_growth: 0,
             tables: 0,
             tables_max: limits.table_elements_max as u64,
+            last_table_growth: 0,
         },
         shared: shared.clone(),
         core: core.clone(),

@@ -8,7 +8,7 @@ use crate::ffi::LoopOps;
 use crate::outbound::Outs;
 use std::collections::VecDeque;
 use std::ffi::c_void;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Wake;
 
@@ -34,6 +34,41 @@ struct Ops {
 unsafe impl Send for Ops {}
 unsafe impl Sync for Ops {}
 
+/// What the instances of a loop hold, and how much that may be. Atomic so that it may be shared; one thread uses it.
+pub struct Memory {
+    held: AtomicU64,
+    room: AtomicU64,
+}
+
+impl Memory {
+    pub fn held(&self) -> u64 {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    pub fn room(&self) -> u64 {
+        self.room.load(Ordering::Relaxed)
+    }
+
+    pub fn set_room(&self, bytes: u64) {
+        self.room.store(bytes, Ordering::Relaxed);
+    }
+
+    /// False when there is no room for it: nothing was added then.
+    pub fn add(&self, bytes: u64) -> bool {
+        let total = self.held().saturating_add(bytes);
+        let fits = bytes == 0 || total <= self.room();
+        if fits {
+            self.held.store(total, Ordering::Relaxed);
+        }
+        fits
+    }
+
+    pub fn take(&self, bytes: u64) {
+        self.held
+            .store(self.held().saturating_sub(bytes), Ordering::Relaxed);
+    }
+}
+
 pub struct LoopCore {
     thread: usize,
     ops: Ops,
@@ -43,6 +78,7 @@ pub struct LoopCore {
     pub polling: AtomicU32,
     pub timers: Mutex<Timers>,
     pub outs: Mutex<Outs>,
+    pub memory: Memory,
 }
 
 impl LoopCore {
@@ -58,6 +94,10 @@ impl LoopCore {
             polling: AtomicU32::new(NO_SLOT),
             timers: Mutex::default(),
             outs: Mutex::default(),
+            memory: Memory {
+                held: AtomicU64::new(0),
+                room: AtomicU64::new(u64::MAX),
+            },
         })
     }
 

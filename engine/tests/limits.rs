@@ -267,3 +267,77 @@ fn a_guest_sees_the_environment_of_its_options_and_nothing_else() {
     );
     assert_eq!(rig.get(guest).1, b"COLOURgreen");
 }
+
+/// Grows by a mebibyte, then computes for ever.
+const HOLD: &str = r#"
+    (table $t 10 funcref)
+    (func (export "handle") (param i32 i32)
+      (drop (memory.grow (i32.const 16)))
+      (drop (table.grow $t (ref.null func) (i32.const 1000)))
+      (loop $l (br $l)))"#;
+
+#[test]
+fn what_guests_hold_is_counted_while_they_live() {
+    let mut rig = Rig::new();
+    let hold = rig.guest(HOLD);
+    let held = |rig: &Rig| unsafe { mik_engine::mik_loop_memory(rig.l) };
+    let run = |rig: &mut Rig| {
+        let req = rig.start(hold, &Request::default());
+        let bits = unsafe { mik_engine::mik_req_run(rig.l, req, now(), MS) };
+        assert_eq!(bits, EV_YIELDED);
+        req
+    };
+    assert_eq!(held(&rig), 0);
+    let first = run(&mut rig);
+    let one = rig.stats(first).memory_bytes;
+    assert!(one > (17 * 64 << 10) + 8 * 1000, "{one}");
+    assert_eq!(held(&rig), one);
+    assert_eq!(unsafe { mik_engine::mik_req_memory(rig.l, first) }, one);
+    let second = run(&mut rig);
+    assert_eq!(held(&rig), 2 * one);
+    rig.release(first);
+    assert_eq!(held(&rig), one);
+    assert_eq!(unsafe { mik_engine::mik_req_memory(rig.l, first) }, 0);
+    rig.release(second);
+    assert_eq!(held(&rig), 0);
+
+    // A kept instance holds its memory, though its request is over.
+    let options = limited(|o| o.reuse_max = 9);
+    let kept = rig.load(&guest::guest(guest::HELLO), &options);
+    let req = rig.start(kept, &Request::default());
+    rig.finish(req);
+    assert_eq!(rig.stats(req).memory_bytes, 0);
+    rig.release(req);
+    assert!(held(&rig) >= 64 << 10);
+    unsafe { mik_engine::mik_loop_forget(rig.l, kept, 0, 0) };
+    assert_eq!(held(&rig), 0);
+    // Failed guests leave nothing either.
+    let options = limited(|o| o.memory_bytes_max = 8 << 20);
+    let hog = rig.load(&guest::guest(HOG), &options);
+    rig.get(hog);
+    assert_eq!(held(&rig), 0);
+}
+
+#[test]
+fn beyond_the_loops_room_nothing_grows() {
+    let mut rig = Rig::new();
+    let (hog, hold) = (rig.guest(HOG), rig.guest(HOLD));
+    let req = rig.start(hold, &Request::default());
+    unsafe { mik_engine::mik_req_run(rig.l, req, now(), MS) };
+    let held = rig.stats(req).memory_bytes;
+    unsafe { mik_engine::mik_loop_set_memory_room(rig.l, held + (4 << 20)) };
+    let (_, _, (code, text)) = rig.get(hog);
+    assert_eq!(code, Code::Memory as i32, "{text}");
+    assert!(text.contains("memory budget"), "{text}");
+    assert_eq!(unsafe { mik_engine::mik_loop_memory(rig.l) }, held);
+    // Less than there is already: what is there stays, and an instance cannot begin.
+    unsafe { mik_engine::mik_loop_set_memory_room(rig.l, held / 2) };
+    let (_, _, (code, text)) = rig.get(hog);
+    assert_eq!(code, Code::Memory as i32, "{text}");
+    assert!(text.contains("memory budget"), "{text}");
+    assert_eq!(rig.run(req), EV_YIELDED);
+    unsafe { mik_engine::mik_loop_set_memory_room(rig.l, NEVER) };
+    let (_, _, (code, text)) = rig.get(hog);
+    assert!(code == Code::Memory as i32 && text.contains("memory_limit_bytes"));
+    rig.release(req);
+}

@@ -155,7 +155,8 @@ struct Response {
 struct Stats {
   base::Duration cpu{};
   base::Duration instantiate{};
-  std::uint64_t memory_bytes_peak = 0;
+  std::uint64_t memory_bytes_peak = 0;  // linear memories
+  std::uint64_t memory_bytes = 0;       // memories and tables now; 0 once the guest is over
   std::uint32_t runs = 0;
   std::uint32_t outbound = 0;
   std::uint32_t reuse_index = 0;
@@ -199,8 +200,17 @@ class Guests {
 
   std::size_t take_woken(base::Time now, std::span<Woken> woken);
   base::Time next_timer() const;
-  // Drops kept instances that have idled too long.
+  // Drops kept instances: those that have idled too long; those of a component that is given up;
+  // all.
   void drop_idle(base::Time now);
+  void drop_kept(const Component& component);
+  void drop_all_kept();
+  // What the memories and tables of all instances hold now, kept ones included, and how much that
+  // may become: a growth past it is refused, and Failure::kMemory if the guest then fails.
+  std::uint64_t memory_bytes() const noexcept;
+  void set_memory_room(std::uint64_t bytes) noexcept;
+  // Drops the kept instances of a component that gets no new requests.
+  void forget(const Component& component);
 
   // kBadMessage when the head cannot be a request. `fields` are views, best into head.bytes.
   template <class AnyField>
@@ -236,6 +246,7 @@ class Guests {
   std::span<const Field> trailers(RequestId id);
   RequestFailure failure(RequestId id);
   Stats stats(RequestId id);
+  std::uint64_t memory_bytes(RequestId id) noexcept;  // Stats::memory_bytes alone
   void release(RequestId id);
 
   OutboundId next_outbound(RequestId id);

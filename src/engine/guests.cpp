@@ -111,6 +111,21 @@ base::Time Guests::next_timer() const { return base::from_ns(mik_loop_next_timer
 
 void Guests::drop_idle(base::Time now) { mik_loop_forget(loop_, nullptr, 1, base::to_ns(now)); }
 
+void Guests::drop_kept(const Component& component) {
+  mik_loop_forget(loop_, component.handle(), 0, 0);
+}
+
+void Guests::drop_all_kept() { mik_loop_forget(loop_, nullptr, 0, 0); }
+
+std::uint64_t Guests::memory_bytes() const noexcept { return mik_loop_memory(loop_); }
+
+void Guests::set_memory_room(std::uint64_t bytes) noexcept {
+  mik_loop_set_memory_room(loop_, bytes);
+}
+void Guests::forget(const Component& component) {
+  mik_loop_forget(loop_, component.handle(), 0, 0);
+}
+
 namespace {
 
 // Turns views into slices of one block. What does not lie in the block is added to a copy of it.
@@ -256,11 +271,14 @@ Stats Guests::stats(RequestId id) {
   stats.cpu = duration_from_c(c.cpu_ns);
   stats.instantiate = duration_from_c(c.instantiate_ns);
   stats.memory_bytes_peak = c.memory_bytes_peak;
+  stats.memory_bytes = c.memory_bytes;
   stats.runs = c.runs;
   stats.outbound = c.outbound;
   stats.reuse_index = c.reuse_index;
   return stats;
 }
+
+std::uint64_t Guests::memory_bytes(RequestId id) noexcept { return mik_req_memory(loop_, id); }
 
 void Guests::release(RequestId id) { mik_req_release(loop_, id); }
 

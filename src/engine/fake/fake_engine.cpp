@@ -8,6 +8,9 @@
 //   on stdout and stderr, then as /hello /burn      computes, waits a moment, for ever /wake is
 //   woken from another thread              /fetch         one outgoing request; its answer is the
 //   answer
+//   /work?N   computes N us by fake_clock.hpp (0: for ever), then as /hello
+//   /burst?N  for ever: computes N us by that clock, waits, is woken at once
+//   /hold?N   takes N KiB (fails as /memory where there is no room for it) and waits for ever
 //
 // The rules of engine.h hold: windows, stale ids, events once. Not kept: hop-by-hop fields, CPU
 // time.
@@ -116,6 +119,9 @@ uint64_t mik_loop_next_timer(const mik_loop* loop) {
 void mik_loop_forget(mik_loop* /*loop*/, const mik_component* /*component*/, int /*idle_only*/,
                      uint64_t /*now_ns*/) {}
 
+uint64_t mik_loop_memory(const mik_loop* loop) { return loop->memory_bytes(); }
+void mik_loop_set_memory_room(mik_loop* loop, uint64_t bytes) { loop->memory_room = bytes; }
+
 mik_req mik_req_start(mik_loop* loop, mik_component* /*component*/, const mik_head* head,
                       mik_err* err) {
   const std::string_view bytes = view(head->bytes);
@@ -140,13 +146,13 @@ mik_req mik_req_start(mik_loop* loop, mik_component* /*component*/, const mik_he
   return id;
 }
 
-uint32_t mik_req_run(mik_loop* loop, mik_req req, uint64_t now_ns, uint64_t /*slice_ns*/) {
+uint32_t mik_req_run(mik_loop* loop, mik_req req, uint64_t now_ns, uint64_t slice_ns) {
   Guest* guest = loop->find(req);
   if (guest == nullptr || guest->over) {
     return 0;
   }
   ++guest->runs;
-  return run_guest(*loop, req, *guest, now_ns);
+  return run_guest(*loop, req, *guest, now_ns, slice_ns);
 }
 
 int mik_req_body_push(mik_loop* loop, mik_req req, mik_str bytes) {
@@ -215,7 +221,14 @@ void mik_req_stats(mik_loop* loop, mik_req req, mik_stats* stats) {
   *stats = {};
   if (Guest* guest = loop->find(req); guest != nullptr) {
     stats->runs = guest->runs;
+    stats->memory_bytes = guest->over ? 0 : guest->memory_bytes;
+    stats->memory_bytes_peak = guest->memory_bytes;
   }
+}
+
+uint64_t mik_req_memory(mik_loop* loop, mik_req req) {
+  Guest* guest = loop->find(req);
+  return guest == nullptr || guest->over ? 0 : guest->memory_bytes;
 }
 
 void mik_req_release(mik_loop* loop, mik_req req) {

@@ -1,7 +1,8 @@
 // What the guests of the fake engine do: see fake_engine.cpp.
-#include "engine/fake/fake_state.hpp"
-
 #include <chrono>
+
+#include "engine/fake/fake_clock.hpp"
+#include "engine/fake/fake_state.hpp"
 
 namespace mik::engine::fake {
 
@@ -135,9 +136,33 @@ std::uint32_t run_burn(Guest& guest) {
   return 0;
 }
 
+std::uint32_t run_work(Guest& guest, std::uint64_t slice_ns) {
+  const std::uint64_t left = guest.number == 0 ? MIK_NEVER : guest.number * 1000 - guest.worked_ns;
+  // A guest looks at its slice at ticks, one a millisecond.
+  const std::uint64_t ran = std::min(left, slice_ns + 500'000);
+  guest.worked_ns += ran;
+  clock_ns += ran;
+  return ran == left ? finish(guest, "Hello, World!") : std::uint32_t{MIK_EV_YIELDED};
+}
+
+std::uint32_t run_burst(Guest& guest) {
+  clock_ns += guest.number * 1000;
+  guest.woken = true;
+  return 0;
+}
+
+std::uint32_t run_hold(mik_loop& loop, Guest& guest) {
+  if (loop.memory_bytes() + guest.number * 1024 > loop.memory_room) {
+    return fail(guest, MIK_E_MEMORY, "no room");
+  }
+  guest.memory_bytes = guest.number * 1024;
+  return 0;
+}
+
 }  // namespace
 
-std::uint32_t run_guest(mik_loop& loop, mik_req id, Guest& guest, std::uint64_t now_ns) {
+std::uint32_t run_guest(mik_loop& loop, mik_req id, Guest& guest, std::uint64_t now_ns,
+                        std::uint64_t slice_ns) {
   const std::string& what = guest.behaviour;
   static const std::map<std::string, std::pair<int, const char*>> kFailures = {
       {"/trap", {MIK_E_TRAP, "wasm trap: unreachable"}},
@@ -163,6 +188,15 @@ std::uint32_t run_guest(mik_loop& loop, mik_req id, Guest& guest, std::uint64_t 
   }
   if (what == "/burn") {
     return run_burn(guest);
+  }
+  if (what == "/work") {
+    return run_work(guest, slice_ns);
+  }
+  if (what == "/burst") {
+    return run_burst(guest);
+  }
+  if (what == "/hold") {
+    return run_hold(loop, guest);
   }
   if (what == "/wake") {
     return run_wake(loop, id, guest);

@@ -120,6 +120,8 @@ struct Guest {
   int code = 0;
   std::string error;
   std::uint32_t runs = 0;
+  std::uint64_t worked_ns = 0;  // by fake_clock.hpp
+  std::uint64_t memory_bytes = 0;
   std::uint64_t produced = 0;
   std::uint64_t wake_at = MIK_NEVER;
   bool woken = false;
@@ -130,7 +132,8 @@ struct Guest {
 };
 
 // One step of a guest: MIK_EV_* bits.
-std::uint32_t run_guest(::mik_loop& loop, mik_req id, Guest& guest, std::uint64_t now_ns);
+std::uint32_t run_guest(::mik_loop& loop, mik_req id, Guest& guest, std::uint64_t now_ns,
+                        std::uint64_t slice_ns);
 
 }  // namespace mik::engine::fake
 
@@ -143,6 +146,15 @@ struct mik_loop {
   std::mutex mutex;
   std::vector<mik_req> remote;  // guarded by mutex
   std::vector<std::thread> threads;
+  std::uint64_t memory_room = MIK_NEVER;
+
+  std::uint64_t memory_bytes() const {
+    std::uint64_t sum = 0;
+    for (const auto& [id, guest] : guests) {
+      sum += guest->over ? 0 : guest->memory_bytes;
+    }
+    return sum;
+  }
 
   mik::engine::fake::Guest* find(mik_req id) {
     const auto it = guests.find(id);
