@@ -1,5 +1,6 @@
 #include "runtime/scheduler.hpp"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/assert.hpp"
@@ -14,117 +15,321 @@ constexpr base::Duration kSweep = std::chrono::seconds(1);
 
 }  // namespace
 
-GuestTask::~GuestTask() { MIK_ASSERT(queue_ == nullptr); }
-
-void TaskQueue::push_back(GuestTask& task) noexcept {
-  MIK_ASSERT(task.queue_ == nullptr);
-  task.queue_ = this;
-  task.previous_ = tail_;
-  task.next_ = nullptr;
-  (tail_ == nullptr ? head_ : tail_->next_) = &task;
-  tail_ = &task;
-  ++size_;
-}
-
-void TaskQueue::push_front(GuestTask& task) noexcept {
-  MIK_ASSERT(task.queue_ == nullptr);
-  task.queue_ = this;
-  task.next_ = head_;
-  task.previous_ = nullptr;
-  (head_ == nullptr ? tail_ : head_->previous_) = &task;
-  head_ = &task;
-  ++size_;
-}
-
-void TaskQueue::remove(GuestTask& task) noexcept {
-  MIK_ASSERT(task.queue_ == this);
-  (task.previous_ == nullptr ? head_ : task.previous_->next_) = task.next_;
-  (task.next_ == nullptr ? tail_ : task.next_->previous_) = task.previous_;
-  task.queue_ = nullptr;
-  task.next_ = nullptr;
-  task.previous_ = nullptr;
-  --size_;
-}
-
-GuestTask* TaskQueue::pop_front() noexcept {
-  GuestTask* task = head_;
-  if (task != nullptr) {
-    remove(*task);
-  }
-  return task;
-}
-
 Scheduler::Scheduler(engine::Guests& guests, engine::Ticker& ticker, OutboundSink& outbound,
-                     std::size_t instances_max)
-    : guests_(guests), ticker_(ticker), outbound_(outbound), instances_max_(instances_max) {}
+                     std::size_t instances_max, Sharing sharing, ClockFunction clock)
+    : guests_(guests),
+      ticker_(ticker),
+      outbound_(outbound),
+      instances_max_(instances_max),
+      sharing_(sharing),
+      clock_(clock) {}
 
-Scheduler::~Scheduler() { MIK_ASSERT(fresh_.empty() && woken_.empty() && computing() == 0); }
+Scheduler::~Scheduler() {
+  MIK_ASSERT(std::ranges::all_of(counts_, [](std::size_t count) { return count == 0; }));
+  for (AccountList* list : {&root_.sparse, &root_.round, &starved_}) {
+    while (Account* account = list->front()) {
+      list->remove(*account);
+    }
+  }
+}
 
-void Scheduler::add(GuestTask& task, engine::RequestId id) {
+void Scheduler::add(GuestTask& task, engine::RequestId id, Account* account) {
+  MIK_ASSERT(task.account_ == nullptr);
   task.id_ = id;
+  task.account_ = account == nullptr ? &nobody_ : account;
+  MIK_ASSERT(task.account_->modules_ == 0);
   task.computed_ = {};
   task.quantum_ = {};
+  task.memory_ = 0;
   task.over_ = false;
-  fresh_.push_back(task);
+  for (Account* a = task.account_; a != nullptr; a = a->parent_) {
+    ++a->guests_;
+  }
+  put(task, Account::kFresh, End::kBack);
 }
 
 void Scheduler::remove(GuestTask& task) noexcept {
+  if (task.account_ == nullptr) {
+    return;
+  }
   if (task.queue_ != nullptr) {
-    task.queue_->remove(task);
+    take_out(task);
   }
   if (running_ == &task) {
     running_ = nullptr;
   }
   drop_instance(task);
+  count_memory(task, 0);
+  Account* account = std::exchange(task.account_, nullptr);
+  if (account->list_ == &starved_ && account->queue(Account::kFresh).empty()) {
+    starved_.remove(*account);
+  }
+  for (; account != nullptr; account = account->parent_) {
+    --account->guests_;
+  }
+}
+
+void Scheduler::put(GuestTask& task, Kind kind, End end) {
+  Account& account = *task.account_;
+  TaskQueue& queue = account.queue(kind);
+  end == End::kFront ? queue.push_front(task) : queue.push_back(task);
+  ++counts_[kind];
+  if (kind == Account::kYoung) {
+    ++account.young_;
+    if (account.parent_ != nullptr) {
+      ++account.parent_->young_;
+    }
+  }
+  activate(account);
+}
+
+void Scheduler::take_out(GuestTask& task) noexcept {
+  Account& account = *task.account_;
+  const auto kind = static_cast<Kind>(task.queue_ - account.queues_.data());
+  task.queue_->remove(task);
+  --counts_[kind];
+  if (kind == Account::kYoung) {
+    --account.young_;
+    if (account.parent_ != nullptr) {
+      --account.parent_->young_;
+    }
+  }
+}
+
+void Scheduler::take_instance(GuestTask& task) noexcept {
+  if (!std::exchange(task.has_instance_, true)) {
+    ++instances_;
+    for (Account* a = task.account_; a != nullptr; a = a->parent_) {
+      ++a->instances_;
+    }
+  }
 }
 
 void Scheduler::drop_instance(GuestTask& task) noexcept {
   if (std::exchange(task.has_instance_, false)) {
     --instances_;
+    pool_changed_ = true;
+    for (Account* a = task.account_; a != nullptr; a = a->parent_) {
+      --a->instances_;
+    }
   }
 }
 
-void Scheduler::run(GuestTask& task, From from) {
+void Scheduler::count_memory(GuestTask& task, std::uint64_t bytes) noexcept {
+  const std::uint64_t before = std::exchange(task.memory_, bytes);
+  if (before != bytes) {
+    for (Account* a = task.account_; a != nullptr; a = a->parent_) {
+      a->memory_bytes_ += bytes - before;
+    }
+  }
+}
+
+// --- which account
+// --------------------------------------------------------------------------------
+
+void Scheduler::activate(Account& account) {
+  if (account.list_ == &starved_) {
+    starved_.remove(account);
+  }
+  if (account.parent_ == nullptr) {
+    activate_among(account, root_);
+  } else {
+    activate_among(account, account.parent_->below_);
+    activate_among(*account.parent_, root_);
+  }
+}
+
+void Scheduler::activate_among(Account& account, Account::Lists& lists) {
+  if (account.list_ == nullptr) {
+    account.deficit_ = account.quantum_;
+    account.visited_ = false;
+    account.served_ = false;
+    lists.sparse.push_back(account);
+  } else if (account.list_ == &lists.round && !account.visited_ &&
+             account.deficit_ > account.deficit_.zero()) {
+    // It had nothing to run and has something left in this round.
+    lists.round.remove(account);
+    lists.sparse.push_back(account);
+  }
+}
+
+bool Scheduler::may_start(const Account& account) const noexcept {
+  const bool few = account.young_ == 0 || counts_[Account::kYoung] < kStartedMax;
+  return few && instances_ < instances_max_ && within_share(account);
+}
+
+bool Scheduler::within_share(const Account& account) const noexcept {
+  if (sharing_ == Sharing::kOneModule) {
+    return true;
+  }
+  const std::size_t share = kPoolFactor * (instances_max_ - instances_);
+  return account.instances_ < share &&
+         (account.parent_ == nullptr || account.parent_->instances_ < share);
+}
+
+// The module itself, or the one of a tenant whose turn it is; null when there is nothing to run.
+Account* Scheduler::ready_module(Account& account) {
+  if (account.modules_ != 0) {
+    return next(account.below_);
+  }
+  const bool ready = !account.queue(Account::kWoken).empty() || account.computes() ||
+                     (!account.queue(Account::kFresh).empty() && may_start(account));
+  return ready ? &account : nullptr;
+}
+
+// In the round: a quantum as its turn begins, if it has none left; then until that is used up.
+bool Scheduler::may_go_on(Account& account) noexcept {
+  constexpr base::Duration kNothing{};
+  if (!account.visited_) {
+    if (account.deficit_ <= kNothing) {
+      account.deficit_ += account.quantum_;
+    }
+    account.visited_ = account.deficit_ > kNothing;
+    return account.visited_;
+  }
+  return account.deficit_ > kNothing || (account.young_ > 0 && account.deficit_ > -kOverdraft);
+}
+
+void Scheduler::end_visit(Account& account, Account::Lists& lists) {
+  lists.round.remove(account);
+  const bool idle =
+      account.visited_ && account.deficit_ > base::Duration::zero() && !account.served_;
+  account.visited_ = false;
+  account.served_ = false;
+  if (!idle) {
+    lists.round.push_back(account);
+  } else if (!account.queue(Account::kFresh).empty()) {
+    starved_.push_back(account);
+  }
+}
+
+Account* Scheduler::next(Account::Lists& lists) {
+  while (Account* account = lists.sparse.front()) {
+    Account* module = account->deficit_ > base::Duration::zero() ? ready_module(*account) : nullptr;
+    if (module != nullptr) {
+      return module;
+    }
+    lists.sparse.remove(*account);
+    lists.round.push_back(*account);
+  }
+  while (Account* account = lists.round.front()) {
+    Account* module = may_go_on(*account) ? ready_module(*account) : nullptr;
+    if (module != nullptr) {
+      return module;
+    }
+    end_visit(*account, lists);
+  }
+  return nullptr;
+}
+
+void Scheduler::revive_starved() {
+  if (!std::exchange(pool_changed_, false)) {
+    return;
+  }
+  Account* last = nullptr;
+  while (Account* account = starved_.front()) {
+    if (account == last) {
+      break;
+    }
+    starved_.remove(*account);
+    if (may_start(*account)) {
+      activate(*account);
+    } else {
+      starved_.push_back(*account);
+      last = last == nullptr ? account : last;
+    }
+  }
+}
+
+Account* Scheduler::next_account() {
+  if (Account* account = next(root_); account != nullptr) {
+    return account;
+  }
+  revive_starved();
+  return next(root_);
+}
+
+void Scheduler::charge(Account& account, Kind kind, base::Duration ran) noexcept {
+  if (kind == Account::kYoung || kind == Account::kOld) {
+    account.passed_ = {};
+  } else {
+    account.passed_ += ran;
+    account.woken_for_ = kind == Account::kWoken ? account.woken_for_ + ran : base::Duration{};
+  }
+  for (Account* a = &account; a != nullptr; a = a->parent_) {
+    a->cpu_ += ran;
+    a->deficit_ = std::max(a->deficit_ - ran, -kDebtMax);
+    a->served_ = true;
+  }
+}
+
+// --- which of its guests
+// --------------------------------------------------------------------------
+
+Scheduler::Pick Scheduler::next_task(Account& account) {
+  const auto first = [&](Kind kind) { return Pick{account.queue(kind).front(), kind}; };
+  if (!account.computes() || account.passed_ < kTurnMax) {
+    const bool start = !account.queue(Account::kFresh).empty() && may_start(account);
+    // Guests that wait just before their slice is over would keep all others from starting.
+    if (!account.queue(Account::kWoken).empty() && !(start && account.woken_for_ >= kTurnMax)) {
+      return first(Account::kWoken);
+    }
+    if (start) {
+      return first(Account::kFresh);
+    }
+  }
+  const bool young = !account.queue(Account::kYoung).empty();
+  const bool old = !account.queue(Account::kOld).empty();
+  const bool old_turn = !young || (old && account.turns_for_young_ >= 3);
+  account.turns_for_young_ = old_turn ? 0 : account.turns_for_young_ + 1;
+  return first(old_turn ? Account::kOld : Account::kYoung);
+}
+
+void Scheduler::run(Pick pick) {
+  GuestTask& task = *pick.task;
+  Account& account = *task.account_;
+  take_out(task);
   ticker_.keep_awake();
   running_ = &task;
-  if (!std::exchange(task.has_instance_, true)) {
-    ++instances_;
-  }
+  take_instance(task);
   const base::Time start = now_;
-  const engine::Events events = guests_.run(task.id_, now_, kSlice);
-  now_ = base::Clock::now();
-  task.computed_ += now_ - start;
-  task.ran_at_ = now_;
+  const engine::Events events = guests_.run(task.id_, start, kSlice);
+  now_ = clock_();
   const base::Duration ran = now_ - start;
+  task.computed_ += ran;
+  task.ran_at_ = now_;
   if (events.done()) {
     task.over_ = true;
     drop_instance(task);
   }
+  count_memory(task, events.done() ? 0 : guests_.memory_bytes(task.id_));
   task.on_run(events);
   if (events.yielded() && running_ == &task) {
-    requeue(task, ran, from);
+    requeue(task, ran, pick.kind);
   }
   running_ = nullptr;
+  now_ = clock_();  // what was made of the run, a response above all, is charged, too
+  charge(account, pick.kind, now_ - start);
 }
 
-void Scheduler::requeue(GuestTask& task, base::Duration ran, From from) {
+void Scheduler::requeue(GuestTask& task, base::Duration ran, Kind from) {
+  const bool computed = from == Account::kYoung || from == Account::kOld;
   if (task.computed_ < kYoungMax) {
     // Who was at the head stays there; who comes waits behind.
-    if (from == From::kComputing) {
-      young_.push_front(task);
-    } else {
-      young_.push_back(task);
-    }
+    put(task, Account::kYoung, computed ? End::kFront : End::kBack);
     return;
   }
   task.quantum_ += ran;
   if (task.quantum_ >= kQuantum) {
     task.quantum_ = {};
-    old_.push_back(task);
+    put(task, Account::kOld, End::kBack);
   } else {
-    old_.push_front(task);
+    put(task, Account::kOld, End::kFront);
   }
 }
+
+// --- turns
+// ----------------------------------------------------------------------------------------
 
 void Scheduler::take_woken(base::Time now) {
   std::array<engine::Guests::Woken, kBatch> woken;
@@ -134,7 +339,7 @@ void Scheduler::take_woken(base::Time now) {
     for (std::size_t i = 0; i < count; ++i) {
       auto& task = *reinterpret_cast<GuestTask*>(woken[i].user);
       // In a queue it is about to run in any case; over, it has nothing to say.
-      if (task.queue_ == nullptr && !task.over_) {
+      if (task.account_ != nullptr && task.queue_ == nullptr && !task.over_) {
         enqueue_woken(task);
       }
     }
@@ -146,13 +351,7 @@ void Scheduler::enqueue_woken(GuestTask& task) {
     task.computed_ = {};
   }
   // Who waits only to be woken at once computes as well as one that yields.
-  (task.computed_ < kYoungMax ? woken_ : old_).push_back(task);
-}
-
-GuestTask* Scheduler::next_computing() {
-  const bool old_turn = young_.empty() || (!old_.empty() && turns_for_young_ >= 3);
-  turns_for_young_ = old_turn ? 0 : turns_for_young_ + 1;
-  return old_turn ? old_.pop_front() : young_.pop_front();
+  put(task, task.computed_ < kYoungMax ? Account::kWoken : Account::kOld, End::kBack);
 }
 
 void Scheduler::hand_out_outbound() {
@@ -166,35 +365,45 @@ void Scheduler::hand_out_outbound() {
   } while (count == events.size());
 }
 
+// Until the loop should look at its sockets: one slice of a guest that computes, or of many that
+// only pass data on, or kTurnMax of others.
+void Scheduler::serve() {
+  base::Duration computed{};
+  std::size_t computed_left = 0;
+  bool any_computed = false;
+  while (!out_of_time() && computed < kSlice) {
+    Account* account = next_account();
+    if (account == nullptr) {
+      return;
+    }
+    const Pick pick = next_task(*account);
+    const bool computes = pick.kind == Account::kYoung || pick.kind == Account::kOld;
+    if (computes) {
+      // At most those that are there now: each has one.
+      computed_left = std::exchange(any_computed, true) ? computed_left : computing();
+      if (computed_left-- == 0) {
+        return;
+      }
+    }
+    const base::Time start = now_;
+    run(pick);
+    computed += computes ? now_ - start : base::Duration::zero();
+  }
+}
+
 bool Scheduler::on_turn(base::Time now) {
   now_ = now;
   turn_start_ = now;
   take_woken(now);
-  // At most what is there now: those that wake meanwhile have their turn in the next round.
-  for (std::size_t left = woken_.size(); left > 0 && !out_of_time(); --left) {
-    if (GuestTask* task = woken_.pop_front(); task != nullptr) {
-      run(*task, From::kWaiting);
-    }
-  }
-  // One in any case: guests that wait just before their slice is over would keep all others from
-  // starting.
-  for (bool first = true; may_start() && (first || !out_of_time()); first = false) {
-    run(*fresh_.pop_front(), From::kWaiting);
-  }
-  // One slice: of one guest that computes, or of many that only pass data on.
-  const base::Time computing_start = now_;
-  for (std::size_t left = computing(); left > 0 && now_ - computing_start < kSlice; --left) {
-    if (GuestTask* task = next_computing(); task != nullptr) {
-      run(*task, From::kComputing);
-    }
-  }
+  revive_starved();
+  serve();
   hand_out_outbound();
   take_woken(now_);
   if (now_ >= next_sweep_) {
     guests_.drop_idle(now_);
     next_sweep_ = now_ + kSweep;
   }
-  return !woken_.empty() || may_start() || computing() != 0;
+  return next_account() != nullptr;
 }
 
 base::Time Scheduler::next_deadline() { return guests_.next_timer(); }

@@ -1,15 +1,28 @@
 // Which guest runs next. Guests run on the loop thread, one slice at a time, between the loop's
 // other work. Confined to the loop thread.
 //
-// Four kinds of guests, in the order in which a turn serves them:
-//   woken    waited for something that has come: run at once, they are about to finish
+// Order. An account (a module) has four kinds of guests, in the order in which it serves them:
+//   woken    waited for something that has come: they are about to finish
 //   fresh    not started yet: in order of arrival, as long as few started ones still compute and
-//   the pool has room young    used up their slice: run to their end in order, one slice a turn.
-//   Interleaving them would cost more: each
+//   the
+//            pool has room
+//   young    used up their slice: run to their end in order. Interleaving them would cost more:
+//   each
 //            switch throws a heavy guest's memory out of the caches (20 to 40 % with JavaScript)
 //   old      have computed for kYoungMax without a rest: round robin, at least one turn in four
-// So a guest that computes for ever delays another by a slice and never keeps one from starting,
-// and short requests pass long ones.
+// After kTurnMax of woken and fresh ones, one that computes has a slice. So a guest that computes
+// for ever delays another by a slice and never keeps one from starting, and short requests pass
+// long ones.
+//
+// Shares. Accounts take turns by deficit round robin (as in RFC 8290): tenants with each other, and
+// within a tenant its modules. Each run is charged by the time it took. Who has used less than its
+// quantum in this round stands in the list `sparse` and goes before the others, so that a tenant
+// within its share waits for a slice at most, however many guests of others compute. Who owes waits
+// in the list `round`, woken guests and all, until rounds have paid for it; its young guest may end
+// first (kOverdraft). Who has been idle for a round is forgotten: nothing is saved, nothing owed.
+//
+// The pool of instances is shared: an account may hold three times what is free (kPoolFactor), so
+// that sleepers or endless guests of one leave a quarter for others, of two a sixteenth, and so on.
 #pragma once
 
 #include <array>
@@ -19,51 +32,9 @@
 #include "base/time.hpp"
 #include "engine/engine.hpp"
 #include "net/loop.hpp"
+#include "runtime/account.hpp"
 
 namespace mik::runtime {
-
-// A guest as the scheduler sees it. `id` is set by whoever starts it.
-class GuestTask {
- public:
-  virtual ~GuestTask();
-  GuestTask() = default;
-  GuestTask(const GuestTask&) = delete;
-  GuestTask& operator=(const GuestTask&) = delete;
-
-  // A slice is over. The task may be removed and destroyed inside, but for a task that yielded,
-  // which is queued after it returns unless it was removed.
-  virtual void on_run(engine::Events events) = 0;
-
- private:
-  friend class Scheduler;
-  friend class TaskQueue;
-  engine::RequestId id_ = 0;
-  base::Duration computed_{};  // since it was started, as the scheduler saw it
-  base::Duration quantum_{};   // since its turn among the old began
-  base::Time ran_at_;          // when its last slice ended
-  bool has_instance_ = false;
-  bool over_ = false;  // DONE was said; bytes may still be queued
-  class TaskQueue* queue_ = nullptr;
-  GuestTask* next_ = nullptr;
-  GuestTask* previous_ = nullptr;
-};
-
-// An intrusive FIFO: no allocation, removal from anywhere.
-class TaskQueue {
- public:
-  bool empty() const noexcept { return head_ == nullptr; }
-  std::size_t size() const noexcept { return size_; }
-  GuestTask* front() const noexcept { return head_; }
-  void push_back(GuestTask& task) noexcept;
-  void push_front(GuestTask& task) noexcept;
-  void remove(GuestTask& task) noexcept;
-  GuestTask* pop_front() noexcept;
-
- private:
-  GuestTask* head_ = nullptr;
-  GuestTask* tail_ = nullptr;
-  std::size_t size_ = 0;
-};
 
 // Told of what happened to outgoing exchanges, after runs.
 class OutboundSink {
@@ -80,37 +51,73 @@ class Scheduler final : public net::TurnHook {
   // Who has waited so long is young again: a stream that says something now and then.
   static constexpr base::Duration kRest = std::chrono::milliseconds(10);
   static constexpr base::Duration kQuantum = std::chrono::milliseconds(10);
-  // Young guests at once; further ones wait unstarted.
+  // Young guests at once; further ones wait unstarted. An account without one may always start one.
   static constexpr std::size_t kStartedMax = 2;
   // After so long the loop looks at its sockets again.
   static constexpr base::Duration kTurnMax = std::chrono::milliseconds(2);
+  // How far an account may go into debt to bring a young guest to its end.
+  static constexpr base::Duration kOverdraft = kYoungMax;
+  // More is not owed: a single run that took so long was not the guest's doing.
+  static constexpr base::Duration kDebtMax = std::chrono::milliseconds(50);
+  static constexpr std::size_t kPoolFactor = 3;
+
+  // Who shares the pool: one module has it all, of several none does.
+  enum class Sharing : std::uint8_t { kOneModule, kManyModules };
+  using ClockFunction = base::Time (*)() noexcept;
 
   // `instances_max`: what the engine's pool holds. Guests beyond it wait unstarted.
   Scheduler(engine::Guests& guests, engine::Ticker& ticker, OutboundSink& outbound,
-            std::size_t instances_max);
+            std::size_t instances_max, Sharing sharing = Sharing::kOneModule,
+            ClockFunction clock = base::Clock::now);
   ~Scheduler() override;
 
-  // A new guest; `id` from Guests::start.
-  void add(GuestTask& task, engine::RequestId id);
+  // A new guest; `id` from Guests::start. Without an account it stands in one that all such share.
+  // The account outlives the guest.
+  void add(GuestTask& task, engine::RequestId id, Account* account = nullptr);
   // Forgets the task, wherever it is. The caller releases the id.
   void remove(GuestTask& task) noexcept;
 
   bool on_turn(base::Time now) override;
   base::Time next_deadline() override;
 
-  std::size_t unstarted() const noexcept { return fresh_.size(); }
-  std::size_t computing() const noexcept { return young_.size() + old_.size(); }
+  std::size_t unstarted() const noexcept { return counts_[Account::kFresh]; }
+  std::size_t computing() const noexcept {
+    return counts_[Account::kYoung] + counts_[Account::kOld];
+  }
+  std::size_t instances() const noexcept { return instances_; }
 
  private:
-  enum class From : std::uint8_t { kWaiting, kComputing };
-  void run(GuestTask& task, From from);
-  void requeue(GuestTask& task, base::Duration ran, From from);
-  GuestTask* next_computing();
+  using Kind = Account::Kind;
+  enum class End : std::uint8_t { kFront, kBack };
+  struct Pick {
+    GuestTask* task;
+    Kind kind;
+  };
+
+  void run(Pick pick);
+  void requeue(GuestTask& task, base::Duration ran, Kind from);
+  void put(GuestTask& task, Kind kind, End end);
+  void take_out(GuestTask& task) noexcept;
+  void take_instance(GuestTask& task) noexcept;
   void drop_instance(GuestTask& task) noexcept;
-  bool may_start() const noexcept {
-    return !fresh_.empty() && young_.size() < kStartedMax && instances_ < instances_max_;
-  }
+  void count_memory(GuestTask& task, std::uint64_t bytes) noexcept;
+
+  // Which account, then which of its guests.
+  Account* next_account();
+  Account* next(Account::Lists& lists);
+  Account* ready_module(Account& account);
+  static bool may_go_on(Account& account) noexcept;
+  void end_visit(Account& account, Account::Lists& lists);
+  Pick next_task(Account& account);
+  void activate(Account& account);
+  void activate_among(Account& account, Account::Lists& lists);
+  void charge(Account& account, Kind kind, base::Duration ran) noexcept;
+  bool may_start(const Account& account) const noexcept;
+  bool within_share(const Account& account) const noexcept;
+  void revive_starved();
+
   bool out_of_time() const noexcept { return now_ - turn_start_ >= kTurnMax; }
+  void serve();
   void take_woken(base::Time now);
   void enqueue_woken(GuestTask& task);
   void hand_out_outbound();
@@ -119,15 +126,17 @@ class Scheduler final : public net::TurnHook {
   engine::Ticker& ticker_;
   OutboundSink& outbound_;
   const std::size_t instances_max_;
+  const Sharing sharing_;
+  const ClockFunction clock_;
   std::size_t instances_ = 0;
-  TaskQueue woken_;
-  TaskQueue fresh_;
-  TaskQueue young_;
-  TaskQueue old_;
+  std::array<std::size_t, Account::kKinds> counts_{};
+  Account::Lists root_;
+  AccountList starved_;           // have nothing but guests that the pool has no room for
+  bool pool_changed_ = false;     // since they were looked at
+  Account nobody_;                // whose guests have no account
   GuestTask* running_ = nullptr;  // null again when it is removed while it runs
   base::Time now_;
   base::Time turn_start_;
-  unsigned turns_for_young_ = 0;
   base::Time next_sweep_;
 };
 
