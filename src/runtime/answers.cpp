@@ -164,6 +164,13 @@ void write_metrics(std::string& out, const MetricsView& view) {
   sample(out, "mik_workers_ready", "gauge", "Worker processes that serve.", totals.workers_ready);
   sample(out, "mik_worker_restarts_total", "counter", "Workers started again after they died.",
          totals.restarts);
+  sample(out, "mik_config_last_reload_successful", "gauge",
+         "1: the configuration as it was last read serves; 0: it could not be used.",
+         totals.config_reload_ok);
+  sample(out, "mik_config_last_reload_success_timestamp_seconds", "gauge",
+         "When the configuration that serves was read.", totals.config_reload_unix_s);
+  sample(out, "mik_config_reload_failures_total", "counter",
+         "Reloads that left the configuration as it was.", totals.config_reloads_failed);
   write_reference_metrics(out, view);
 }
 

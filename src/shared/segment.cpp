@@ -286,6 +286,9 @@ Totals Segment::totals() const noexcept {
   Totals sum;
   sum.workers = header_->workers.load(kRelaxed);
   sum.restarts = header_->restarts.load(kRelaxed);
+  sum.config_reload_ok = header_->config_reload_ok.load(kRelaxed);
+  sum.config_reload_unix_s = header_->config_reload_unix_s.load(kRelaxed);
+  sum.config_reloads_failed = header_->config_reloads_failed.load(kRelaxed);
   for (std::size_t i = 0; i < slots(); ++i) {
     const Gauges& gauges = rows_[i].gauges;
     const Counters& counters = rows_[i].counters;

@@ -50,6 +50,9 @@ struct Totals {
   std::uint64_t workers = 0;        // how many there should be
   std::uint64_t workers_ready = 0;  // how many there are
   std::uint64_t restarts = 0;
+  std::uint64_t config_reload_ok = 0;  // 0 or 1: SegmentHeader
+  std::uint64_t config_reload_unix_s = 0;
+  std::uint64_t config_reloads_failed = 0;
 };
 
 // Permission to serve one request under the global limit. Gives itself back when destroyed; what a

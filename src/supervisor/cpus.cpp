@@ -192,4 +192,13 @@ std::uint64_t raise_descriptor_limit() noexcept {
   return limit.rlim_cur;
 }
 
+std::uint64_t connections_within(std::uint64_t descriptors, std::uint64_t workers,
+                                 std::uint64_t others) noexcept {
+  constexpr std::uint64_t kOfAProcess = 64;  // standard streams, epoll, the engine's, artefacts
+  constexpr std::uint64_t kLeast = 4;
+  const std::uint64_t taken = kOfAProcess + others;
+  const std::uint64_t free = descriptors > taken ? descriptors - taken : 0;
+  return std::max(kLeast, free - free / 4) * workers;
+}
+
 }  // namespace mik::supervisor

@@ -38,4 +38,10 @@ std::optional<std::uint64_t> cgroup_memory_limit(const std::string& root);
 // Raises the soft limit of RLIMIT_NOFILE to the hard one; what it is now.
 std::uint64_t raise_descriptor_limit() noexcept;
 
+// How many connections a family may have so that none of its workers runs out of descriptors: of
+// each worker's a quarter stays for outgoing requests and files. `others`: what a worker holds
+// beside that by the shape of the family.
+std::uint64_t connections_within(std::uint64_t descriptors, std::uint64_t workers,
+                                 std::uint64_t others) noexcept;
+
 }  // namespace mik::supervisor

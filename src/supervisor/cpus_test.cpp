@@ -134,5 +134,12 @@ TEST(Descriptors, TheLimitIsRaisedToTheHardOne) {
   ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
 }
 
+TEST(Descriptors, LeaveRoomForOutgoingRequests) {
+  EXPECT_EQ(connections_within(1024, 2, 8), 2u * (952 - 238));
+  EXPECT_EQ(connections_within(1 << 20, 1, 8), 1048504u - 262126);
+  EXPECT_EQ(connections_within(73, 1, 8), 4u);
+  EXPECT_EQ(connections_within(0, 3, 8), 12u);
+}
+
 }  // namespace
 }  // namespace mik::supervisor

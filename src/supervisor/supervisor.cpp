@@ -45,13 +45,27 @@ base::Error too_many_workers(std::uint32_t workers, std::size_t most, std::strin
       .with_help(std::string(help));
 }
 
+// Lowers the number of connections to what descriptors there are for, and says so.
+void fit_descriptors(config::Settings& settings, std::size_t slots, Observer& observer) {
+  const std::uint64_t descriptors = raise_descriptor_limit();
+  const std::uint64_t most =
+      connections_within(descriptors, settings.workers, slots + settings.binds.size());
+  if (settings.max_connections > most) {
+    observer.on_event(Severity::kWarning,
+                      "max_connections is " + std::to_string(most) + " in place of " +
+                          std::to_string(settings.max_connections) + ": a process may have " +
+                          std::to_string(descriptors) + " descriptors (ulimit -n, LimitNOFILE=)");
+    settings.max_connections = static_cast<std::uint32_t>(most);
+  }
+}
+
 class Supervisor final : public GenerationEvents {
  public:
   Supervisor(net::Loop& loop, shared::Segment segment, const Options& options, Observer& observer)
       : loop_(loop), segment_(std::move(segment)), options_(options), observer_(observer) {}
 
   // Opens what the family needs and starts it.
-  base::Result<void> start(const config::Settings& settings);
+  base::Result<void> start(config::Settings settings);
   // What the run came to.
   base::Result<void> outcome() &&;
 
@@ -103,7 +117,8 @@ class Supervisor final : public GenerationEvents {
   net::Timer reload_timer_ = net::Timer::of<&Supervisor::on_reload_limit>(this);
 };
 
-base::Result<void> Supervisor::start(const config::Settings& settings) {
+base::Result<void> Supervisor::start(config::Settings settings) {
+  fit_descriptors(settings, segment_.slots(), observer_);
   MIK_TRY(listeners_.open(settings.binds));
   MIK_TRY_ASSIGN(inboxes_, Inboxes::create(loop_, segment_));
   family_ = std::make_unique<Family>(Family{
@@ -113,7 +128,7 @@ base::Result<void> Supervisor::start(const config::Settings& settings) {
   if (!segment_.modules().add("", settings.component_name)) {
     return base::Error(base::ErrorCode::kConfig, "the name of the component is too long");
   }
-  MIK_TRY_ASSIGN(serving_, make_generation(settings, 1));
+  MIK_TRY_ASSIGN(serving_, make_generation(std::move(settings), 1));
   compiles_ = std::make_unique<Compiles>(
       loop_, options_.executable, serving_->settings_block(), options_.compile,
       [this](const CompileJob& job, const shared::Message& message) { on_compiled(job, message); });
@@ -124,7 +139,7 @@ base::Result<void> Supervisor::start(const config::Settings& settings) {
   observer_.on_listening(addresses);
   shared::SegmentHeader& header = segment_.header();
   header.generation.store(serving_->number());
-  header.workers.store(settings.workers);
+  header.workers.store(serving_->settings().workers);
   serving_->start();
   return {};
 }
@@ -295,6 +310,7 @@ base::Result<void> Supervisor::try_reload() {
     }
     return {};
   }
+  fit_descriptors(settings, segment_.slots(), observer_);
   const std::uint32_t workers = settings.workers;
   MIK_TRY_ASSIGN(incoming_, make_generation(std::move(settings), workers));
   loop_.wheel().arm(reload_timer_, base::Clock::now() + kReloadMax);
@@ -411,7 +427,6 @@ base::Result<void> run(const config::Settings& settings, Observer& observer,
   if (settings.workers < 1 || settings.workers > shared::kSlotsMax / 2) {
     return too_many_workers(settings.workers, shared::kSlotsMax / 2, "one for each CPU is best");
   }
-  raise_descriptor_limit();
   MIK_TRY_ASSIGN(const std::unique_ptr<net::Loop> loop, net::Loop::create());
   MIK_TRY_ASSIGN(shared::Segment segment, shared::Segment::create(slots_for(settings)));
   Supervisor supervisor(*loop, std::move(segment), options, observer);
