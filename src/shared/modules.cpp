@@ -85,11 +85,13 @@ auto load_consistent(const Cell& sequence, Load&& load) {
   }
 }
 
-void zero(ModuleCells& cells) noexcept {
-  for (Cell* cell : {&cells.active, &cells.requests, &cells.cpu_ns, &cells.instantiate_ns,
-                     &cells.memory_byte_seconds, &cells.bytes_in, &cells.bytes_out, &cells.outbound,
-                     &cells.refused_module, &cells.refused_tenant, &cells.refused_breaker,
-                     &cells.loads, &cells.hits, &cells.memory_bytes, &cells.loaded}) {
+// Not the gauges: nothing is held in a free row, and a worker that looked at it a moment ago and
+// gives a permit back must find what it counted.
+void zero_counters(ModuleCells& cells) noexcept {
+  for (Cell* cell :
+       {&cells.requests, &cells.cpu_ns, &cells.instantiate_ns, &cells.memory_byte_seconds,
+        &cells.bytes_in, &cells.bytes_out, &cells.outbound, &cells.refused_module,
+        &cells.refused_tenant, &cells.refused_breaker, &cells.loads, &cells.hits}) {
     cell->store(0, kRelaxed);
   }
   for (Cell& cell : cells.status) {
@@ -236,7 +238,7 @@ std::optional<std::uint32_t> ModuleTable::add(std::string_view tenant, std::stri
     words.version = before.version;
     reset_breaker(row_cells(row).breaker);
     for (std::size_t slot = 0; slot < size_.slots; ++slot) {
-      zero(cells(row, slot));
+      zero_counters(cells(row, slot));
     }
   }
   words.incarnation += 1;
