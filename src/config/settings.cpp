@@ -198,6 +198,7 @@ void visit(Archive& archive, Value& s) {
   archive(s.pin_workers);
   archive(s.tls_cert);
   archive(s.tls_key);
+  archive(s.tls_ticket_key);
   archive(s.trusted_proxies);
   archive(s.component_path);
   archive(s.component_name);

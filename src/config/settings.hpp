@@ -94,6 +94,7 @@ struct Settings {
   bool pin_workers = false;  // workers equal the CPUs of the mask and no quota is set
   std::string tls_cert;      // PEM files, absolute; both or none
   std::string tls_key;
+  std::string tls_ticket_key;  // random bytes that the workers share, made by the supervisor
   std::vector<std::string> trusted_proxies;  // addresses, CIDR; unix sockets are trusted always
 
   // What is served: one component or a folder of modules, and tenants' folders.

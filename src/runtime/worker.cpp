@@ -2,6 +2,7 @@
 
 #include <malloc.h>
 #include <sys/epoll.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -14,6 +15,7 @@
 #include "http/allow_list.hpp"
 #include "http/client.hpp"
 #include "http/server.hpp"
+#include "http/server_tls.hpp"
 #include "net/loop.hpp"
 #include "net/offload.hpp"
 #include "runtime/acceptor.hpp"
@@ -46,6 +48,18 @@ http::Limits limits_of(const config::Settings& settings) {
   limits.idle_timeout = settings.idle_timeout;
   limits.body_timeout = settings.body_timeout;
   return limits;
+}
+
+http::PrivatePolicy private_policy(config::HttpPrivate setting) noexcept {
+  switch (setting) {
+    case config::HttpPrivate::kDeny:
+      return http::PrivatePolicy::kDeny;
+    case config::HttpPrivate::kAllow:
+      return http::PrivatePolicy::kAllow;
+    case config::HttpPrivate::kNamed:
+      break;
+  }
+  return http::PrivatePolicy::kNamed;
 }
 
 // The guests' turn, and the log's.
@@ -107,7 +121,7 @@ class Worker final : public http::ConnectionObserver, public AcceptorEvents, pub
   // http::ConnectionObserver
   void on_connections(std::size_t open) override { segment_.set_connections(slot_, open); }
   // AcceptorEvents
-  void on_socket(base::Fd socket) override { server_->adopt(std::move(socket)); }
+  void on_socket(base::Fd socket) override;
   void on_accept_error(const base::Error& error) override {
     log_.line(telemetry::Level::kWarn, "Cannot accept connections").str("error", error.to_string());
   }
@@ -147,6 +161,7 @@ class Worker final : public http::ConnectionObserver, public AcceptorEvents, pub
   std::optional<WorkerTurn> turn_;
   std::optional<GuestExchangePool> pool_;
   std::optional<Service> service_;
+  std::optional<http::ServerTls> tls_;
   std::optional<http::Server> server_;
   std::optional<Acceptor> acceptor_;
   net::Timer drain_timer_;
@@ -195,8 +210,7 @@ base::Result<void> Worker::start() {
           .str("error", loaded.error().to_string());
     }
     segment_.set_module(slot_, shared::ModuleState::kCompiling);
-    return control_.send(
-        shared::NeedArtefact{0, segment_.modules().read(0).incarnation});
+    return control_.send(shared::NeedArtefact{0, segment_.modules().read(0).incarnation});
   }
   return become_ready();
 }
@@ -232,9 +246,12 @@ base::Result<void> Worker::start_engine() {
 }
 
 base::Result<void> Worker::start_services() {
-  MIK_TRY_ASSIGN(allowed_, http::AllowList::compile(settings_.guest.http_allowed));
+  MIK_TRY_ASSIGN(allowed_, http::AllowList::compile(settings_.guest.http_allowed,
+                                                    private_policy(settings_.http_private)));
   offload_.emplace(*loop_, kOffloadThreads, kOffloadQueue);
-  client_.emplace(*loop_, *offload_, http::ClientOptions(), allowed_);
+  http::ClientOptions outgoing;
+  outgoing.ca_file = settings_.http_ca_file;
+  client_.emplace(*loop_, *offload_, std::move(outgoing), allowed_);
   outbound_.emplace(context_, *client_);
   scheduler_.emplace(*guests_, *ticker_, *outbound_, instances_max_);
   context_.guests = guests_.get();
@@ -244,6 +261,11 @@ base::Result<void> Worker::start_services() {
   loop_->set_hook(&*turn_);
   pool_.emplace(context_);
   service_.emplace(context_, *pool_);
+  if (!settings_.tls_cert.empty()) {
+    MIK_TRY_ASSIGN(auto tls, http::ServerTls::load({settings_.tls_cert, settings_.tls_key},
+                                                   settings_.tls_ticket_key));
+    tls_.emplace(std::move(tls));
+  }
   server_.emplace(*loop_, *service_, limits_of(settings_), *this);
   Acceptor::Config config;
   config.slot = slot_;
@@ -272,6 +294,16 @@ base::Result<void> Worker::become_ready() {
   segment_.set_state(slot_, shared::WorkerState::kReady);
   pool_->component_ready();
   return control_.send(shared::Ready{});
+}
+
+// TLS on every TCP bind; a unix socket is between processes of one machine.
+void Worker::on_socket(base::Fd socket) {
+  int family = AF_UNIX;
+  socklen_t size = sizeof family;
+  if (tls_.has_value()) {
+    ::getsockopt(socket.get(), SOL_SOCKET, SO_DOMAIN, &family, &size);
+  }
+  server_->adopt(std::move(socket), family == AF_UNIX ? nullptr : &*tls_);
 }
 
 void Worker::report_fatal(const base::Error& error) {
@@ -338,9 +370,8 @@ void Worker::on_artefact(const base::Result<void>& outcome) {
 // Again when the family ends after the worker's generation did.
 void Worker::drain(base::Time deadline, Acceptor::End end) {
   acceptor_->stop(end);
-  loop_->wheel().arm(drain_timer_, drain_timer_.armed()
-                                       ? std::min(deadline, drain_timer_.deadline())
-                                       : deadline);
+  loop_->wheel().arm(drain_timer_,
+                     drain_timer_.armed() ? std::min(deadline, drain_timer_.deadline()) : deadline);
   if (std::exchange(draining_, true)) {
     return;
   }

@@ -1,8 +1,10 @@
 #include "supervisor/generation.hpp"
 
+#include <sys/random.h>
 #include <sys/wait.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <csignal>
 #include <string>
 #include <utility>
@@ -20,6 +22,7 @@ namespace {
 constexpr int kEarlyDeathsMax = 5;
 // Beyond the drain's deadline, at which workers cancel what is left and exit by themselves.
 constexpr base::Duration kKillGrace = std::chrono::milliseconds(500);
+constexpr std::size_t kTicketKeyBytes = 80;  // http::ServerTls::load
 
 }  // namespace
 
@@ -28,6 +31,13 @@ base::Result<std::unique_ptr<Generation>> Generation::create(Family& family, con
                                                              std::vector<Listener*> listeners,
                                                              Observer& observer,
                                                              GenerationEvents& events) {
+  if (!settings.tls_cert.empty()) {
+    settings.tls_ticket_key.resize(kTicketKeyBytes);
+    if (::getrandom(settings.tls_ticket_key.data(), kTicketKeyBytes, 0) !=
+        static_cast<ssize_t>(kTicketKeyBytes)) {
+      return base::Error::from_errno("getrandom", errno);
+    }
+  }
   MIK_TRY_ASSIGN(base::Fd block, shared::write_block(config::serialize(settings)));
   std::unique_ptr<Generation> generation(
       new Generation(family, plan, std::move(settings), std::move(listeners), observer, events));
