@@ -41,6 +41,11 @@ class Narrator final : public supervisor::Observer {
     log_->flush();
   }
 
+  void on_reloaded(const config::Settings& settings) override {
+    settings_ = settings;
+    open_log();
+  }
+
   void on_ready() override {
     log_->line(telemetry::Level::kInfo, "Ready");
     log_->flush();
@@ -104,7 +109,16 @@ base::Result<void> run(const RunArguments& arguments, bool verbose) {
   for (const std::string& warning : resolved.warnings) {
     narrator.warn(warning);
   }
-  return supervisor::run(resolved.settings, narrator);
+  supervisor::Options family;
+  // The same flags and variables over what the files say now.
+  family.reload = [&]() -> base::Result<config::Settings> {
+    MIK_TRY_ASSIGN(Resolved again, resolve(arguments, environment, options));
+    for (const std::string& warning : again.warnings) {
+      narrator.warn(warning);
+    }
+    return std::move(again.settings);
+  };
+  return supervisor::run(resolved.settings, narrator, family);
 }
 
 }  // namespace mik::cli
