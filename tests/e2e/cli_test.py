@@ -48,8 +48,8 @@ class RefusedTest(Case):
     def test_a_pattern_that_matches_nothing(self):
         self.assertIn("*.wasm", self.refused("run", "-p", "0", "/nonexistent/*.wasm"))
 
-    def test_a_directory(self):
-        self.assertIn("is a directory", self.refused("run", "-p", "0", temporary_folder()))
+    def test_a_folder_that_a_pattern_matches_is_no_component(self):
+        self.assertIn("is a directory", self.refused("run", "-p", "0", temporary_folder()[:-1] + "*"))
 
     def test_what_is_no_webassembly(self):
         for content in (b"", b"\0as", b"#!/bin/sh\necho hello\n", b"\x7fELF" + b"\0" * 100):
@@ -164,7 +164,7 @@ class InformationTest(Case):
     def test_help_has_what_the_specification_names(self):
         text = run_command("run", "--help").stdout
         for option in ("-p", "--port", "--host", "-l", "--local", "-w", "--workers", "--timeout", "--memory-limit",
-                       "--allow-host", "--env", "--reuse"):
+                       "--allow-host", "--env", "--reuse", "-c", "--config", "--api-key", "--lb"):
             self.assertRegex(text, rf"(?m)(^|[\s,]){re.escape(option)}\b")
 
 

@@ -143,11 +143,12 @@ class Server:
     """`mik run` on port 0 with JSON logs. Ready when made, unless ready=False. `component` is a component, a folder of
     modules, or None: what a manifest names (flags `--config FILE`, or `cwd`)."""
 
-    def __init__(self, component=LAB, *flags, workers=1, home=None, env=None, ready=True, cwd=None, port=0):
+    def __init__(self, component=LAB, *flags, workers=1, home=None, env=None, ready=True, cwd=None, port=0, tls=None):
         self.home = home or shared_home()
+        self.tls = tls  # the clients' context, for one that serves HTTPS
         served = [] if component is None else [str(component)]
-        command = [binary(), "run", *served, "-w", str(workers), "-p", str(port), *map(str, flags)]
-        self.workers_count = workers
+        command = [binary(), "run", *served, *([] if workers is None else ["-w", str(workers)]), *([] if port is None else ["-p", str(port)]), *map(str, flags)]
+        self.workers_count = workers or 1
         self.log = []
         self.garbage = []
         self.over = False
@@ -159,8 +160,8 @@ class Server:
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()
         try:
-            line = self.wait_log("Starting server on http://")
-            match = re.search(r"http://(.*):(\d+)$", line["message"])
+            line = self.wait_log("Starting server on http")
+            match = re.search(r"https?://(.*):(\d+)$", line["message"])
             self.address = (match.group(1).strip("[]"), int(match.group(2)))
             self.port = self.address[1]
             if ready:
@@ -220,7 +221,7 @@ class Server:
     # ---- requests
 
     def connect(self, **more):
-        return Connection(self.address, **more)
+        return Connection(self.address, tls=self.tls, **more)
 
     def ask(self, method, target, fields=(), body=None, patience=15.0, **more):
         """One request on a connection of its own. The connection is closed afterwards."""
