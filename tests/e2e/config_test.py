@@ -6,8 +6,9 @@ import re
 import socket
 from pathlib import Path
 
-from http1 import Connection
 from harness import HELLO, LAB, ROOT, Case, Server, free_port, main, read_proc, run_command, temporary_folder
+from http1 import Connection
+from upstream import Upstream
 
 
 def guides_manifest():
@@ -210,6 +211,14 @@ class RunTest(Case):
         with Server("", cwd=folder.path) as server:
             self.assertEqual(server.ask("POST", "/echo", body=b"x" * (1 << 20)).status, 200)
             self.assert_problem(server.ask("POST", "/echo", body=b"x" * ((1 << 20) + 1)), 413)
+
+    def test_g8_http_allowed_of_the_file(self):
+        with Upstream() as upstream:
+            for hosts, status, text in ((f'["127.0.0.1:{upstream.port}"]', 200, "ok"), ("[]", 502, "HTTP-request-denied\n")):
+                folder = Folder(f'[server]\nmodules = "app.wasm"\nhttp_allowed = {hosts}\n')
+                with self.subTest(hosts=hosts), Server("", cwd=folder.path) as server:
+                    response = server.get(f"/fetch?url=http://127.0.0.1:{upstream.port}/")
+                    self.assertEqual((response.status, response.text()), (status, text))
 
     def test_lb_is_accepted(self):
         with Server(HELLO, "--lb", workers=2) as server:
