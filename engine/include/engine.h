@@ -110,6 +110,10 @@ void mik_engine_delete(mik_engine *engine);
  * budget and its cancellation at ticks and nowhere else. Any thread, signal handlers included. */
 void mik_engine_tick(mik_engine *engine);
 
+/* Written memory that stays resident in slots of the pool that no instance uses, tables included: as an instance ends,
+ * keep_resident_bytes at most of each of its memories. Any thread. */
+uint64_t mik_engine_kept_bytes(const mik_engine *engine);
+
 /* What an artefact depends on beside the component's bytes: engine version, settings, CPU features, transformations. */
 void mik_engine_artefact_key(const mik_engine *engine, uint8_t key[32]);
 

@@ -70,6 +70,13 @@ pub unsafe extern "C" fn mik_engine_tick(engine: *mut Engine) {
 }
 
 /// # Safety
+/// `engine` is null or valid.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mik_engine_kept_bytes(engine: *const Engine) -> u64 {
+    unsafe { engine.as_ref() }.map_or(0, Engine::kept_bytes)
+}
+
+/// # Safety
 /// `engine` is null or valid; `key` is null or has room for 32 bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mik_engine_artefact_key(engine: *const Engine, key: *mut u8) {

@@ -139,6 +139,14 @@ impl Engine {
         self.live.load(Ordering::Relaxed) >= self.instances_max
     }
 
+    /// What the pool's unused slots hold of memory that was written.
+    pub fn kept_bytes(&self) -> u64 {
+        let Some(metrics) = self.wasmtime.pooling_allocator_metrics() else {
+            return 0;
+        };
+        (metrics.unused_memory_bytes_resident() + metrics.unused_table_bytes_resident()) as u64
+    }
+
     /// Not cryptographic: it keeps honest artefacts apart. Whoever stores them signs them.
     pub fn artefact_key(&self) -> [u8; 32] {
         let mut key = [0; 32];

@@ -341,3 +341,20 @@ fn beyond_the_loops_room_nothing_grows() {
     assert!(code == Code::Memory as i32 && text.contains("memory_limit_bytes"));
     rig.release(req);
 }
+
+#[test]
+fn what_stays_in_the_pool_is_known() {
+    let mut rig = Rig::with(&EngineOptions {
+        pagemap_scan: 1,
+        ..options()
+    });
+    let hello = rig.guest(guest::HELLO);
+    let kept = |rig: &Rig| unsafe { mik_engine::mik_engine_kept_bytes(rig.engine) };
+    assert_eq!(kept(&rig), 0);
+    rig.get(hello);
+    let one = kept(&rig);
+    assert!(one > 0 && one <= 256 << 10, "{one}");
+    // The same slot again.
+    rig.get(hello);
+    assert_eq!(kept(&rig), one);
+}

@@ -1,5 +1,7 @@
 #include "engine/engine.hpp"
 
+#include <algorithm>
+
 #include "engine/convert.hpp"
 #include "engine/pagemap_scan.hpp"
 
@@ -38,6 +40,24 @@ base::Error to_error(const mik_err& error) {
 
 void Engine::Delete::operator()(mik_engine* engine) const noexcept { mik_engine_delete(engine); }
 
+namespace {
+
+// Where resets copy blindly (no scan), each slot of the pool may keep as much: a share of what all
+// may, in whole pages; memories get two thirds of it, tables one.
+void share_kept_bytes(const EngineOptions& options, mik_engine_options& c) {
+  constexpr std::uint64_t kPage = 4096;
+  constexpr std::uint64_t kMemory = 256 << 10;  // the defaults of engine.h
+  constexpr std::uint64_t kTable = 512 << 10;
+  if (options.kept_bytes_max == 0 || options.pagemap_scan) {
+    return;
+  }
+  const std::uint64_t each = options.kept_bytes_max / std::max(options.instances_max, 1u);
+  c.keep_resident_bytes = std::clamp(each * 2 / 3 / kPage * kPage, kPage, kMemory);
+  c.table_keep_resident_bytes = std::clamp(each / 3 / kPage * kPage, kPage, kTable);
+}
+
+}  // namespace
+
 base::Result<Engine> Engine::create(const EngineOptions& options) {
   mik_engine_options c{};
   c.abi = MIK_ENGINE_ABI;
@@ -46,6 +66,7 @@ base::Result<Engine> Engine::create(const EngineOptions& options) {
   c.on_demand = options.on_demand ? 1 : 0;
   c.compile_only = options.compile_only ? 1 : 0;
   c.memory_reservation_bytes = options.memory_reservation_bytes;
+  share_kept_bytes(options, c);
   mik_err error{};
   const unsigned scans_before = pagemap_scans_seen();
   Engine engine(mik_engine_new(&c, &error));
@@ -60,8 +81,20 @@ base::Result<Engine> Engine::create(const EngineOptions& options) {
         .with_help(
             "build the crate in engine/, whose .cargo/config.toml sets --cfg rustix_use_libc");
   }
+  engine.kept_bytes_max_ = options.pagemap_scan ? options.kept_bytes_max : 0;
+  if (engine.kept_bytes_max_ != 0) {
+    set_kept_room(engine.kept_bytes_max_);
+  }
   return engine;
 }
+
+void Engine::bound_kept() const noexcept {
+  if (kept_bytes_max_ != 0 && kept_room_left() < kept_bytes_max_ / 2) {
+    set_kept_room(kept_bytes_max_ - std::min(kept_bytes_max_, kept_bytes()));
+  }
+}
+
+std::uint64_t Engine::kept_bytes() const noexcept { return mik_engine_kept_bytes(handle_.get()); }
 
 void Engine::tick() noexcept { mik_engine_tick(handle_.get()); }
 

@@ -34,6 +34,9 @@ struct EngineOptions {
   bool on_demand = false;
   bool compile_only = false;
   std::uint64_t memory_reservation_bytes = 0;  // 0: the default, 4 GiB
+  // What instances that have ended may leave resident for the next ones, all together; 0: 8 MiB for
+  // each memory. For one engine in the process that runs guests.
+  std::uint64_t kept_bytes_max = 0;
 };
 
 class Engine {
@@ -47,6 +50,11 @@ class Engine {
   base::Result<void> compile(std::string_view wasm,
                              const std::function<bool(std::string_view)>& sink) const;
 
+  // To be called now and then, best each turn of the loop: what is kept is counted again when half
+  // of kept_bytes_max seems to be used.
+  void bound_kept() const noexcept;
+  std::uint64_t kept_bytes() const noexcept;
+
   mik_engine* handle() const noexcept { return handle_.get(); }
 
  private:
@@ -55,6 +63,7 @@ class Engine {
   };
   explicit Engine(mik_engine* handle) : handle_(handle) {}
   std::unique_ptr<mik_engine, Delete> handle_;
+  std::uint64_t kept_bytes_max_ = 0;
 };
 
 std::string_view engine_version();
@@ -192,7 +201,7 @@ class Guests {
     std::uint64_t user;
   };
 
-  // The observer must outlive the guests.
+  // Engine and observer must outlive the guests.
   static base::Result<std::unique_ptr<Guests>> create(const Engine& engine, Observer& observer);
   ~Guests();
   Guests(const Guests&) = delete;
@@ -209,6 +218,8 @@ class Guests {
   // may become: a growth past it is refused, and Failure::kMemory if the guest then fails.
   std::uint64_t memory_bytes() const noexcept;
   void set_memory_room(std::uint64_t bytes) noexcept;
+  // Engine::bound_kept.
+  void bound_kept() noexcept;
   // Drops the kept instances of a component that gets no new requests.
   void forget(const Component& component);
 
@@ -312,6 +323,7 @@ class Guests {
   std::size_t outbound_peek_collected(OutboundId id, std::size_t cap);
   std::string_view piece(std::size_t index) const noexcept;
 
+  const Engine* engine_ = nullptr;
   mik_loop* loop_ = nullptr;
   std::unique_ptr<Storage> storage_;
 };

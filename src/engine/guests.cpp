@@ -83,6 +83,7 @@ Guests::~Guests() {
 
 base::Result<std::unique_ptr<Guests>> Guests::create(const Engine& engine, Observer& observer) {
   std::unique_ptr<Guests> guests(new Guests());
+  guests->engine_ = &engine;
   mik_loop_ops ops{};
   ops.ctx = &observer;
   ops.wake = [](void* context) { static_cast<Observer*>(context)->on_wake(); };
@@ -125,6 +126,8 @@ void Guests::set_memory_room(std::uint64_t bytes) noexcept {
 void Guests::forget(const Component& component) {
   mik_loop_forget(loop_, component.handle(), 0, 0);
 }
+
+void Guests::bound_kept() noexcept { engine_->bound_kept(); }
 
 namespace {
 

@@ -40,6 +40,11 @@ constexpr std::uint64_t kGapBytesMax = 8 << 20;
 // slot.
 constexpr std::uint64_t kHoardKeptBytes = 1 << 20;
 
+constexpr std::uint64_t kPageBytes = 4096;
+
+// Bytes that may be kept beyond what is kept already: see set_kept_room.
+std::atomic<std::uint64_t> kept_room = UINT64_MAX;
+
 bool is_reset_scan(const ScanArgument& scan) noexcept {
   return (scan.category_mask & (kWritten | kPresent)) == (kWritten | kPresent) &&
          (scan.category_inverted & kPresent) == 0 && (scan.category_mask & kSwapped) == 0;
@@ -57,8 +62,7 @@ int __wrap_ioctl(int fd, unsigned long request, ...);  // NOLINT(bugprone-reserv
 
 namespace {
 
-// The first regions, of `bytes` together at most, the last one cut. There is at least one; `bytes`
-// are whole pages.
+// The first regions, of `bytes` together at most, the last one cut. `bytes` are whole pages.
 std::span<PageRegion> first_bytes(std::span<PageRegion> regions, std::uint64_t bytes) noexcept {
   std::size_t count = 0;
   while (count < regions.size() && bytes > 0) {
@@ -67,6 +71,26 @@ std::span<PageRegion> first_bytes(std::span<PageRegion> regions, std::uint64_t b
     bytes -= region.end - region.start;
   }
   return regions.first(count);
+}
+
+// Of the regions what the room allows: half of it, so that there is some left for the next ones.
+std::span<PageRegion> within_room(std::span<PageRegion> regions, ScanArgument& scan) noexcept {
+  const std::uint64_t room = kept_room.load(std::memory_order_relaxed);
+  if (room == UINT64_MAX) {
+    return regions;
+  }
+  std::uint64_t bytes = 0;
+  for (const PageRegion& region : regions) {
+    bytes += region.end - region.start;
+  }
+  const std::uint64_t most = room / 2 / kPageBytes * kPageBytes;
+  if (bytes > most) {
+    regions = first_bytes(regions, most);
+    scan.walk_end = regions.empty() ? scan.start : regions.back().end;
+    bytes = most;
+  }
+  kept_room.store(room - bytes, std::memory_order_relaxed);
+  return regions;
 }
 
 // Wasmtime has room for 32 regions, and drops all memory behind the last that fits: a fault for
@@ -96,6 +120,7 @@ int scan_with_room(int fd, ScanArgument& scan) {
     }
     all = all.first(merged.count);
   }
+  all = within_room(all, scan);
   std::memcpy(reinterpret_cast<void*>(asked_vec), all.data(), all.size_bytes());
   return static_cast<int>(all.size());
 }
@@ -160,6 +185,12 @@ Merged merge_regions(std::span<abi::PageRegion> regions, std::size_t count_max) 
   }
   return {last + 1, true};
 }
+
+void set_kept_room(std::uint64_t bytes) noexcept {
+  kept_room.store(bytes, std::memory_order_relaxed);
+}
+
+std::uint64_t kept_room_left() noexcept { return kept_room.load(std::memory_order_relaxed); }
 
 unsigned pagemap_scans_seen() noexcept { return scans_seen.load(std::memory_order_relaxed); }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
 
 #include "engine/pagemap_abi.hpp"
@@ -16,6 +17,12 @@ bool pagemap_scan_usable() noexcept;
 // How many scan requests have passed through the wrapper in this process: none after an engine that
 // scans was made means that the crate was built without `--cfg rustix_use_libc`.
 unsigned pagemap_scans_seen() noexcept;
+
+// How much more written memory resets may keep resident in slots that nobody uses; UINT64_MAX, the
+// default: no bound. A reset keeps half of the room at most and takes what it keeps off it; the
+// rest it drops (a fault for each of its pages on the next request). One loop's thread uses both.
+void set_kept_room(std::uint64_t bytes) noexcept;
+std::uint64_t kept_room_left() noexcept;
 
 struct Merged {
   std::size_t count;  // how many regions stand at the front now

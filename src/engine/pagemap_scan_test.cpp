@@ -137,6 +137,35 @@ TEST(PagemapScan, OfAHoardLittleIsKept) {
   EXPECT_EQ(scan.walk_end, scan.start + kept);
 }
 
+// What all slots keep together is bounded; each reset leaves room for others.
+TEST(PagemapScan, NoMoreIsKeptThanThereIsRoomFor) {
+  if (!pagemap_scan_usable()) {
+    GTEST_SKIP() << "this kernel has no PAGEMAP_SCAN";
+  }
+  Scanned scanned(256);
+  const base::Fd pagemap(::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
+  std::uint64_t room = 1024 * 1024;
+  set_kept_room(room);
+  for (int round = 0; round < 12; ++round) {
+    std::array<abi::PageRegion, 32> regions{};
+    abi::ScanArgument scan = scanned.argument();
+    scan.vec = reinterpret_cast<std::uint64_t>(regions.data());
+    scan.vec_len = regions.size();
+    const int count = ::ioctl(pagemap.get(), abi::kPagemapScan, &scan);
+    ASSERT_GE(count, 0);
+    std::uint64_t kept = 0;
+    for (int i = 0; i < count; ++i) {
+      kept += regions[static_cast<std::size_t>(i)].end - regions[static_cast<std::size_t>(i)].start;
+    }
+    EXPECT_EQ(kept, room / 2 / kPage * kPage) << round;
+    EXPECT_EQ(scan.walk_end, scan.start + kept);  // the rest is dropped
+    room -= kept;
+    EXPECT_EQ(kept_room_left(), room);
+  }
+  EXPECT_LT(room, 2 * kPage);
+  set_kept_room(UINT64_MAX);
+}
+
 TEST(MergeRegions, JoinsTheNearestFirst) {
   const auto at = [](std::uint64_t page, std::uint64_t pages) {
     return abi::PageRegion{page * kPage, (page + pages) * kPage, 0};

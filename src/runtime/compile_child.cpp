@@ -23,6 +23,9 @@ namespace {
 // Guests at once in one worker: the pool reserves 4 GiB of address space for each, and a guard page
 // for its stack. Requests beyond it wait in the scheduler.
 constexpr std::uint32_t kInstancesMax = 1000;
+constexpr std::uint64_t kInstancesMin = 64;
+// What the smallest of them takes: memory, stack, store.
+constexpr std::uint64_t kInstanceBytesMin = 256 << 10;
 
 base::Result<std::uint64_t> size_of(const base::Fd& file) {
   struct stat info{};
@@ -70,6 +73,15 @@ engine::EngineOptions engine_options(const config::Settings& settings, bool comp
   options.instances_max = std::min(settings.max_concurrent_requests, kInstancesMax);
   options.compile_only = compile_only;
   options.pagemap_scan = !compile_only && engine::pagemap_scan_usable();
+  if (settings.memory_budget_bytes != 0) {
+    // An eighth of it may lie in the pool between requests, and not more instances live at once
+    // than small ones would fit.
+    const std::uint64_t mine = settings.memory_budget_bytes / std::max(settings.workers, 1u);
+    options.kept_bytes_max = mine / 8;
+    const std::uint64_t fit = std::max(mine / kInstanceBytesMin, kInstancesMin);
+    options.instances_max =
+        static_cast<std::uint32_t>(std::min<std::uint64_t>(options.instances_max, fit));
+  }
   rlimit limit{};
   if (::getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY) {
     // Neither a pool nor 4 GiB for each memory would fit. The compile child inherits the limit, so

@@ -399,6 +399,7 @@ bool Scheduler::on_turn(base::Time now) {
   serve();
   hand_out_outbound();
   take_woken(now_);
+  guests_.bound_kept();
   if (now_ >= next_sweep_) {
     guests_.drop_idle(now_);
     next_sweep_ = now_ + kSweep;
