@@ -14,6 +14,7 @@
 #include "base/fd.hpp"
 #include "cli/syntax.hpp"
 #include "config/reader.hpp"
+#include "http/server_tls.hpp"
 
 namespace mik::cli {
 
@@ -128,6 +129,18 @@ void check_files(const config::Document& document, std::vector<config::Problem>&
       problems.push_back(
           {path->origin, fmt::format("server.{}: {} holds no PEM", key, path->text())});
     }
+  }
+  const Value* cert = document.find(SectionId::kServer, "tls_cert");
+  const Value* key = document.find(SectionId::kServer, "tls_key");
+  if (cert == nullptr || key == nullptr || cert->text().empty() || key->text().empty() ||
+      !problems.empty()) {
+    return;
+  }
+  // As workers do it: what they could not load must not replace what serves.
+  const auto tls = http::ServerTls::load({cert->text(), key->text()}, {});
+  if (!tls.has_value()) {
+    const bool of_cert = tls.error().message().starts_with("tls_cert");
+    problems.push_back({(of_cert ? cert : key)->origin, "server." + tls.error().message()});
   }
 }
 
