@@ -1,10 +1,8 @@
 #include "net/socket.hpp"
 
 #include <arpa/inet.h>
-#include <fcntl.h>
 #include <linux/filter.h>
 #include <netinet/in.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 
@@ -14,7 +12,6 @@
 #include <charconv>
 #include <cstddef>
 #include <cstring>
-#include <ctime>
 
 #include <fmt/format.h>
 
@@ -144,19 +141,23 @@ base::Result<sockaddr_un> unix_address(const std::string& path) {
   return un;
 }
 
-// Two that start at the same time must not take each other's new file for one that was left behind.
-base::Result<base::Fd> lock_folder_of(const std::string& path) {
-  const std::string folder = path.substr(0, path.rfind('/') + 1);
-  base::Fd fd(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!fd.valid()) {
-    return base::Error::from_errno(fmt::format("cannot listen on unix:{}", path), errno);
+// Two that start at the same time must not take each other's new file for one that was left behind:
+// who holds the abstract name of the same spelling has the turn. It goes with its descriptor.
+base::Result<base::Fd> take_turn(const sockaddr_un& un, const std::string& path) {
+  base::Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_un name{};
+  name.sun_family = AF_UNIX;
+  std::memcpy(name.sun_path + 1, un.sun_path, path.size());
+  const auto length = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + path.size());
+  if (!fd.valid() || ::bind(fd.get(), reinterpret_cast<const sockaddr*>(&name), length) != 0) {
+    const int error = errno;
+    if (error == EADDRINUSE) {
+      return base::Error(base::ErrorCode::kAddressInUse,
+                         fmt::format("unix:{} is being taken by another process", path));
+    }
+    return base::Error::from_errno(fmt::format("cannot listen on unix:{}", path), error);
   }
-  constexpr int kTries = 1000;
-  for (int i = 0; i < kTries && ::flock(fd.get(), LOCK_EX | LOCK_NB) != 0; ++i) {
-    const timespec millisecond{.tv_sec = 0, .tv_nsec = 1'000'000};
-    ::nanosleep(&millisecond, nullptr);
-  }
-  return fd;  // not locked after a second: somebody else's lock is no reason not to serve
+  return fd;
 }
 
 bool bind_unix(int fd, const sockaddr_un& un) noexcept {
@@ -207,7 +208,7 @@ base::Result<base::Fd> listen_unix(const std::string& path, int backlog) {
   if (!fd.valid()) {
     return base::Error::from_errno("socket", errno);
   }
-  MIK_TRY_ASSIGN(const base::Fd lock, lock_folder_of(path));
+  MIK_TRY_ASSIGN(const base::Fd turn, take_turn(un, path));
   bool bound = bind_unix(fd.get(), un);
   if (!bound && errno == EADDRINUSE) {
     MIK_TRY(remove_stale(path, un));

@@ -113,6 +113,10 @@ TEST_F(ListenUnix, RefusesWhatCannotBe) {
     ASSERT_FALSE(refused.has_value()) << path;
     EXPECT_EQ(refused.error().code(), base::ErrorCode::kConfig) << path;
   }
+  // As long as one can be.
+  const std::string longest = folder_ + "/" + std::string(107 - folder_.size() - 1, 'x');
+  EXPECT_TRUE(listen_unix(longest, 16).has_value());
+  EXPECT_EQ(::unlink(longest.c_str()), 0);
   const auto nowhere = listen_unix(folder_ + "/none/http.sock", 16);
   ASSERT_FALSE(nowhere.has_value());
   EXPECT_NE(nowhere.error().message().find(folder_ + "/none/http.sock"), std::string::npos);
