@@ -251,6 +251,26 @@ Cases all_cases() {
   return cases;
 }
 
+// A pair made for this test: the files must belong together.
+constexpr const char* kCertificate =
+    "-----BEGIN CERTIFICATE-----\n"
+    "MIIBfzCCASWgAwIBAgIUGzNoeCnqR8QtHyZQvNHSvRH2CLkwCgYIKoZIzj0EAwIw\n"
+    "FDESMBAGA1UEAwwJbG9jYWxob3N0MCAXDTI2MTEyOTA3MDIzMloYDzIxMjYxMTA1\n"
+    "MDcwMjMyWjAUMRIwEAYDVQQDDAlsb2NhbGhvc3QwWTATBgcqhkjOPQIBBggqhkjO\n"
+    "PQMBBwNCAAS7p2U+vBmzx4O1xmTMWkiAlIDgWrWLm8ozoUYf9ufkM+hIUO4RHGGz\n"
+    "jR4cCKwqg55SSHgH9FGJ81PnaWDmNZcko1MwUTAdBgNVHQ4EFgQUoEyaBdr7PYL/\n"
+    "4zAUxjGsdWc6kG0wHwYDVR0jBBgwFoAUoEyaBdr7PYL/4zAUxjGsdWc6kG0wDwYD\n"
+    "VR0TAQH/BAUwAwEB/zAKBggqhkjOPQQDAgNIADBFAiEAkOIijGaLU6Gr1fw7dRDf\n"
+    "Uxna8Id/rQYiswrEcHYuvzoCIEUIBt2JL/0OjnYgz+3ABBOHHcn9A9yArphtOzXB\n"
+    "28RJ\n"
+    "-----END CERTIFICATE-----\n";
+constexpr const char* kKey =
+    "-----BEGIN PRIVATE KEY-----\n"
+    "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgq+NWtLLgkFnY4j+N\n"
+    "nkjIM1xFntJySX6CwNcvINTAW3+hRANCAAS7p2U+vBmzx4O1xmTMWkiAlIDgWrWL\n"
+    "m8ozoUYf9ufkM+hIUO4RHGGzjR4cCKwqg55SSHgH9FGJ81PnaWDmNZck\n"
+    "-----END PRIVATE KEY-----\n";
+
 class KeysTest : public FolderTest {
  protected:
   void SetUp() override {
@@ -258,9 +278,8 @@ class KeysTest : public FolderTest {
     for (const char* name : {"modules", "other", "users"}) {
       make_folder(name);
     }
-    for (const char* name : {"a.pem", "b.pem"}) {
-      write(name, "-----BEGIN CERTIFICATE-----\n");
-    }
+    write("a.pem", kCertificate);
+    write("b.pem", kKey);
   }
   Settings of(const std::string& toml) {
     arguments_.config = write("mik.toml", toml);
