@@ -1,0 +1,488 @@
+"""SIGHUP: the configuration is read again. What can be used serves without a lost request; what cannot changes nothing."""
+
+import http.client
+import json
+import os
+import re
+import resource
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+
+from harness import (LAB, Case, Connection, Cut, Load, Server, alive, encode, main, status_kib, temporary_folder, wait_until)
+
+SERVES = "The new configuration serves"
+UNCHANGED = "The configuration was not changed"
+
+
+class Configured(Server):
+    """A server whose configuration is a file of its own."""
+
+    def __init__(self, text='bind = ["127.0.0.1:0"]', workers=2, **more):
+        self.folder = Path(temporary_folder())
+        self.file = self.folder / "mik.toml"
+        self.write(text, workers)
+        super().__init__(None, "--config", self.file, workers=None, port=None, ready=False, **more)
+        self.workers_count = workers
+        self.wait_ready()
+
+    def write(self, text, workers=2, component=LAB):
+        self.file.write_text(f'[project]\nname = "reload"\n[server]\nmodules = "{component}"\nworkers = {workers}\n{text}\n')
+
+    def reload(self, message=SERVES, seconds=30):
+        """SIGHUP, until the log has one `message` more."""
+        count = len(self.find_log(message))
+        self.signal(signal.SIGHUP)
+        wait_until(lambda: len(self.find_log(message)) > count, seconds, message)
+
+    def wait_environment(self, value):
+        """Until a guest sees it: for a moment the old workers accept, too."""
+        wait_until(lambda: value in self.get("/env").text(), 5, value)
+
+
+class Fresh:
+    """Clients of http.client, which asks once and asks again for nothing: a connection for each request, or kept."""
+
+    def __init__(self, address, clients=2, kept=False):
+        self.address = address
+        self.kept = kept
+        self.answered = 0
+        self.failures = []
+        self._end = threading.Event()
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(clients)]
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._end.set()
+        for thread in self._threads:
+            thread.join(20)
+
+    def _run(self):
+        while not self._end.is_set():
+            client = http.client.HTTPConnection(*self.address, timeout=15)
+            try:
+                while not self._end.is_set():
+                    client.request("POST", "/echo", body=b"x" * 1000)
+                    response = client.getresponse()
+                    body = response.read()
+                    closes = response.will_close
+                    with self._lock:
+                        self.answered += 1
+                        if response.status != 200 or len(body) != 1000:
+                            self.failures.append((response.status, len(body)))
+                    if closes or not self.kept:
+                        break
+            except (OSError, http.client.HTTPException) as problem:
+                with self._lock:
+                    self.failures.append(repr(problem))
+            finally:
+                client.close()
+
+
+class AppliedTest(Case):
+    def test_no_request_is_lost_in_many_reloads_under_load(self):
+        with Configured() as server:
+            with Load(server.address, clients=4) as load, Fresh(server.address) as fresh, \
+                    Fresh(server.address, kept=True) as kept:
+                load.wait_answers(50)
+                for value in range(12):
+                    server.write(f'bind = ["127.0.0.1:0"]\nenv = {{ VALUE = "{value}" }}')
+                    server.reload()
+                    answered = load.answered
+                    server.wait_environment(f"VALUE={value}")
+                    wait_until(lambda: load.answered > answered, 10, "answers after a reload")
+            self.assertEqual(load.failures, [])
+            self.assertEqual(load.refused, 0)
+            self.assertEqual(fresh.failures, [])
+            self.assertEqual(kept.failures, [])
+            self.assertGreater(fresh.answered, 50)
+            self.assertGreater(kept.answered, 50)
+            print(f"  answered {load.answered}, {fresh.answered} on new and {kept.answered} on kept connections; told to "
+                  f"close {load.told_to_close}", flush=True)
+            self.assertEqual(len(server.workers()), 2)
+            self.assertEqual(server.metric("mik_workers"), 2)
+            self.assertEqual(server.metric("mik_worker_restarts_total"), 0)
+
+    def test_counters_go_on(self):
+        with Configured() as server:
+            for _ in range(5):
+                server.get("/hello")
+            before = server.metrics()
+            server.reload()
+            after = server.metrics()
+            for name, value in before.items():
+                if name.split("{")[0].endswith(("_total", "_count", "_sum", "_bucket")):
+                    self.assertGreaterEqual(after[name], value, name)
+            self.assertGreaterEqual(after["mik_guest_requests_total"], 5)
+
+    def test_requests_in_flight_end_where_they_began(self):
+        with Configured('bind = ["127.0.0.1:0"]\nenv = { VALUE = "old" }') as server:
+            with server.connect() as sleeps, server.connect() as streams:
+                sleeps.send(encode("GET", "/sleep?ms=1500"))
+                streams.send(encode("GET", "/stream?n=6&ms=300"))
+                self.assertIn(b"chunk 0", streams.piece())
+                wait_until(lambda: server.metric("mik_active_requests") >= 2, 10)
+                server.write('bind = ["127.0.0.1:0"]\nenv = { VALUE = "new" }')
+                server.reload()
+                server.wait_environment("VALUE=new")
+                response = sleeps.response()
+                self.assertEqual((response.status, response.text()), (200, "slept\n"))
+                self.assertTrue(streams.rest().endswith(b"0\r\n\r\n"))
+            wait_until(lambda: len(server.workers()) == 2, 10, "the end of the old workers")
+
+    def test_an_idle_connection_is_told_at_its_next_request_or_ends_after_a_second(self):
+        with Configured() as server, server.connect() as asks, server.connect() as silent:
+            self.assertTrue(asks.ask("GET", "/hello").keeps_alive())
+            self.assertTrue(silent.ask("GET", "/hello").keeps_alive())
+            started = time.monotonic()
+            server.reload()
+            if time.monotonic() < started + 0.8:  # else this machine was too busy to tell
+                response = asks.ask("GET", "/hello")
+                self.assertEqual(response.status, 200)
+                self.assertFalse(response.keeps_alive(), response)
+            self.assertTrue(silent.ended(10))
+            self.assertGreater(time.monotonic() - started, 0.9)
+
+    def test_the_number_of_workers_changes(self):
+        with Configured(workers=1) as server:
+            server.write('bind = ["127.0.0.1:0"]', workers=2)
+            server.reload()
+            wait_until(lambda: len(server.workers()) == 2, 10, "two workers")
+            self.assertEqual(server.metric("mik_workers"), 2)
+            health = json.loads(server.get("/health").body)
+            self.assertEqual((health["workers"], health["workers_ready"]), (2, 2))
+
+    def test_more_workers_than_there_is_room_for_are_refused(self):
+        with Configured(workers=1) as server:
+            server.write('bind = ["127.0.0.1:0"]', workers=250)
+            server.reload(UNCHANGED)
+            self.assertTrue(server.find_log("workers: 250 is not from 1 to"))
+
+    def test_limits_are_the_new_ones(self):
+        with Configured() as server:
+            self.assertEqual(server.get("/sleep?ms=1300").status, 200)
+            server.write('bind = ["127.0.0.1:0"]\nexecution_timeout_secs = 1')
+            server.reload()
+            wait_until(lambda: server.get("/sleep?ms=1300").status == 504, 20, "the new limit")
+
+    def test_many_signals_at_once_are_few_reloads(self):
+        with Configured() as server:
+            with Load(server.address, clients=2, pause=0.001) as load:
+                for _ in range(50):
+                    server.signal(signal.SIGHUP)
+                server.wait_log(SERVES)
+
+                def settled():
+                    return len(server.workers()) == 2 and server.metric("mik_workers_ready") == 2
+                wait_until(settled, 30, "two workers")
+            self.assertEqual(load.failures, [])
+
+
+class RefusedTest(Case):
+    def test_what_is_no_configuration_changes_nothing_and_is_said(self):
+        with Configured('bind = ["127.0.0.1:0"]\nenv = { VALUE = "first" }') as server:
+            before = server.workers()
+            metrics = server.metrics()
+            self.assertEqual(metrics["mik_config_last_reload_successful"], 1)
+            server.write('cache_sise = 5\nexecution_timeout_secs = "long"')
+            server.reload(UNCHANGED)
+            # Each problem once, with its place.
+            problems = [line["message"] for line in server.find_log("Reload: ")]
+            for key, line in (("cache_sise", 6), ("execution_timeout_secs", 7)):
+                found = [problem for problem in problems if key in problem and f"mik.toml:{line}:" in problem]
+                self.assertEqual(len(found), 1, problems)
+            self.assertEqual(server.workers(), before)
+            server.wait_environment("VALUE=first")
+            metrics = server.metrics()
+            self.assertEqual(metrics["mik_config_last_reload_successful"], 0)
+            self.assertEqual(metrics["mik_config_reload_failures_total"], 1)
+            then = metrics["mik_config_last_reload_success_timestamp_seconds"]
+            self.assertLess(abs(time.time() - then), 600)
+
+            server.file.unlink()
+            server.reload(UNCHANGED)
+            self.assertEqual(server.get("/hello").status, 200)
+
+            server.write('bind = ["127.0.0.1:0"]\nenv = { VALUE = "second" }')
+            server.reload()
+            server.wait_environment("VALUE=second")
+            metrics = server.metrics()
+            self.assertEqual(metrics["mik_config_last_reload_successful"], 1)
+            self.assertEqual(metrics["mik_config_reload_failures_total"], 2)
+            self.assertGreaterEqual(metrics["mik_config_last_reload_success_timestamp_seconds"], then)
+
+    def test_a_bind_that_cannot_be_is_said_and_changes_nothing(self):
+        with Configured() as server, socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            path = server.folder / "http.sock"
+            port = taken.getsockname()[1]
+            server.write(f'bind = ["127.0.0.1:0", "unix:{path}", "127.0.0.1:{port}"]')
+            server.reload(UNCHANGED)
+            self.assertTrue(server.find_log(f"port {port} is in use by"))
+            self.assertFalse(path.exists())
+            self.assertEqual(server.get("/hello").status, 200)
+
+
+class DeathTest(Case):
+    def new_workers(self, server, before):
+        return [pid for pid in server.workers() if pid not in before]
+
+    def test_kill_9_of_a_new_worker_during_a_reload(self):
+        with Configured() as server:
+            with Load(server.address, clients=4, pause=0.001) as load:
+                for _ in range(4):
+                    before = server.workers()
+                    count = len(server.find_log(SERVES))
+                    server.signal(signal.SIGHUP)
+                    victim = wait_until(lambda b=before: self.new_workers(server, b), 10, "a new worker")[0]
+                    try:
+                        os.kill(victim, signal.SIGKILL)
+                    except ProcessLookupError:
+                        pass
+                    wait_until(lambda c=count: len(server.find_log(SERVES)) > c, 30, "the reload")
+
+                    def settled():
+                        return len(server.workers()) == 2 and server.metric("mik_workers_ready") == 2
+                    try:
+                        wait_until(settled, 20, "two workers")
+                    except (OSError, Cut):
+                        pass
+                load.wait_answers(50)
+            # Only what the killed ones held.
+            self.assertLessEqual(len(load.failures), 4 * 4)
+            self.assertTrue(all(re.match(r"Cut|ConnectionReset|BrokenPipe", failure) for failure in load.failures),
+                            load.failures)
+            self.assertGreater(load.answered, 50)
+
+    def test_kill_9_of_an_old_worker_during_a_reload(self):
+        with Configured() as server:
+            before = server.workers()
+            server.signal(signal.SIGHUP)
+            os.kill(before[0], signal.SIGKILL)
+            server.wait_log(SERVES)
+            wait_until(lambda: len(server.workers()) == 2 and not set(server.workers()) & set(before), 20, "new workers")
+            self.assertEqual(server.get("/hello").status, 200)
+
+    def test_sigterm_during_a_reload_drains_both(self):
+        with Configured() as server, server.connect() as busy:
+            busy.send(encode("GET", "/sleep?ms=700"))
+            wait_until(lambda: server.metric("mik_active_requests") >= 1, 10)
+            server.signal(signal.SIGHUP)
+            server.signal(signal.SIGTERM)
+            self.assertEqual(busy.response().status, 200)
+            busy.close()
+            self.assertEqual(server.wait_exit(), 0)
+
+    def test_kill_9_of_the_supervisor_after_a_reload_leaves_nothing(self):
+        with Configured() as server:
+            server.reload()
+            workers = server.workers()
+            os.kill(server.pid, signal.SIGKILL)
+            wait_until(lambda: not any(alive(pid) for pid in workers), 10, "the end of the workers")
+            server.kill()
+
+
+class UnixConnection(Connection):
+    def __init__(self, path, patience=15.0):  # pylint: disable=super-init-not-called
+        self.patience = patience
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.settimeout(patience)
+        self.socket.connect(str(path))
+        self.buffer = b""
+        self.deadline = None
+
+
+def connects(path):
+    try:
+        UnixConnection(path).close()
+    except OSError:
+        return False
+    return True
+
+
+class BindTest(Case):
+    def test_ipv4_ipv6_and_unix_at_once(self):
+        path = Path(temporary_folder()) / "http.sock"
+        with Configured(f'bind = ["127.0.0.1:0", "[::1]:0", "unix:{path}"]') as server:
+            line = server.wait_log("[::1]:")["message"]
+            port = int(line.rsplit(":", 1)[1])
+            self.assertEqual(server.get("/hello").status, 200)
+            with Connection(("::1", port)) as six:
+                self.assertEqual(six.ask("GET", "/hello").status, 200)
+            with UnixConnection(path) as local:
+                self.assertEqual(local.ask("GET", "/hello").status, 200)
+            server.wait_log("Request completed", remote_addr=re.compile(r"^unix:?"))
+            self.assertEqual(path.stat().st_mode & 0o777, 0o660)
+        self.assertFalse(path.exists(), "left behind at the end")
+
+    def test_a_socket_file_that_was_left_behind_is_replaced(self):
+        path = Path(temporary_folder()) / "http.sock"
+        with Configured(f'bind = ["127.0.0.1:0", "unix:{path}"]') as server:
+            workers = server.workers()
+            os.kill(server.pid, signal.SIGKILL)
+            wait_until(lambda: not any(alive(pid) for pid in workers), 10, "the end of the workers")
+            server.kill()
+        self.assertTrue(path.exists())
+        with Configured(f'bind = ["127.0.0.1:0", "unix:{path}"]') as server:
+            with UnixConnection(path) as local:
+                self.assertEqual(local.ask("GET", "/hello").status, 200)
+
+    def test_a_reload_opens_what_is_new_and_closes_what_is_gone(self):
+        with Configured() as server:
+            first = server.folder / "first.sock"
+            second = server.folder / "second.sock"
+            server.write(f'bind = ["127.0.0.1:0", "unix:{first}"]')
+            server.reload()
+            self.assertEqual(server.get("/hello").status, 200, "the port that stayed")
+            inode = first.stat().st_ino
+            with UnixConnection(first) as kept:
+                self.assertEqual(kept.ask("GET", "/hello").status, 200)
+                server.write(f'bind = ["unix:{second}", "unix:{first}"]')
+                server.reload()
+                self.assertEqual(first.stat().st_ino, inode, "a bind that stays is the same socket")
+                self.assertTrue(connects(first))
+                self.assertTrue(connects(second))
+                self.assertEqual(kept.ask("GET", "/hello").status, 200)
+
+            def refused():
+                try:
+                    socket.create_connection(server.address, 2).close()
+                except ConnectionRefusedError:
+                    return True
+                except OSError:
+                    return False
+                return False
+            wait_until(refused, 10, "the end of the port")
+            server.write(f'bind = ["unix:{second}"]')
+            server.reload()
+            self.assertFalse(first.exists())
+            with UnixConnection(second) as local:
+                self.assertEqual(local.ask("GET", "/hello").status, 200)
+
+    def test_nothing_is_lost_on_a_bind_that_goes_while_it_is_asked(self):
+        """What was connected before the switch is answered; later the file is gone."""
+        with Configured() as server:
+            path = server.folder / "goes.sock"
+            server.write(f'bind = ["127.0.0.1:0", "unix:{path}"]')
+            server.reload()
+            server.write('bind = ["127.0.0.1:0"]')
+            count = len(server.find_log(SERVES))
+            server.signal(signal.SIGHUP)
+            answered = 0
+            while len(server.find_log(SERVES)) == count or path.exists():
+                try:
+                    local = UnixConnection(path)
+                except OSError:
+                    break
+                with local:
+                    self.assertEqual(local.ask("GET", "/hello").status, 200)
+                answered += 1
+            self.assertGreater(answered, 0)
+            wait_until(lambda: not path.exists(), 10, "the end of the file")
+
+
+class DescriptorTest(Case):
+    def limited(self, descriptors, text=""):
+        """The server under `ulimit -n`."""
+        folder = Path(temporary_folder())
+        wrapper = folder / "mik"
+        wrapper.write_text(f'#!/bin/sh\nulimit -n {descriptors}\nexec "{os.environ["MIK_BINARY"]}" "$@"\n')
+        wrapper.chmod(0o755)
+        before = os.environ["MIK_BINARY"]
+        os.environ["MIK_BINARY"] = str(wrapper)
+        try:
+            return Configured(f'bind = ["127.0.0.1:0"]\n{text}', workers=1)
+        finally:
+            os.environ["MIK_BINARY"] = before
+
+    def test_max_connections_is_lowered_to_what_descriptors_there_are_for(self):
+        with self.limited(300) as server:
+            line = server.wait_log("max_connections is ")["message"]
+            match = re.search(r"max_connections is (\d+) in place of 10000: a process may have 300 descriptors", line)
+            self.assertIsNotNone(match, line)
+            most = int(match.group(1))
+            held = []
+            try:
+                for _ in range(most):
+                    held.append(server.connect())
+                for connection in held:
+                    connection.send(encode("GET", "/hello"))
+                for connection in held:
+                    self.assertEqual(connection.response().status, 200)
+                # One more is told so, and the others live on.
+                refused = server.get("/hello")
+                self.assert_problem(refused, 503)
+                self.assertEqual(held[0].ask("GET", "/hello").status, 200)
+                self.assertEqual(held[0].ask("GET", "/health").status, 200)
+            finally:
+                for connection in held:
+                    connection.close()
+            wait_until(lambda: server.get("/hello").status == 200, 10, "a place")
+            self.assertEqual(server.metric("mik_accept_errors_total"), 0)
+
+    def test_when_descriptors_run_out_clients_are_told_and_it_recovers(self):
+        """By a limit that is lowered under a running worker: more connections than it can hold."""
+        with Configured(workers=1) as server:
+            worker = server.worker()
+            used = len(os.listdir(f"/proc/{worker}/fd"))
+            before = resource.prlimit(worker, resource.RLIMIT_NOFILE)
+            resource.prlimit(worker, resource.RLIMIT_NOFILE, (used + 20, before[1]))
+            held = []
+            try:
+                for _ in range(40):
+                    held.append(server.connect())
+                told = 0
+                served = 0
+                for connection in held:
+                    connection.send(encode("GET", "/hello"))
+                for connection in held:
+                    try:
+                        status = connection.response(patience=2).status
+                    except (OSError, Cut):
+                        continue
+                    served += status == 200
+                    told += status == 503
+                self.assertGreater(served, 5)
+                self.assertGreater(told, 0)
+                self.assertTrue(server.find_log("Cannot accept connections"))
+            finally:
+                for connection in held:
+                    connection.close()
+
+            def answers():
+                try:
+                    return server.get("/hello", patience=3).status == 200
+                except (OSError, Cut):
+                    return False
+            wait_until(answers, 20, "an answer")
+            resource.prlimit(worker, resource.RLIMIT_NOFILE, before)
+            self.assertEqual(server.worker(), worker)
+            self.assertGreater(server.metric("mik_accept_errors_total"), 0)
+
+
+class ResourceTest(Case):
+    def test_many_reloads_leave_nothing_behind(self):
+        with Configured(workers=1) as server:
+            def figures():
+                return len(os.listdir(f"/proc/{server.pid}/fd")), status_kib(server.pid, "VmRSS")
+            for _ in range(5):
+                server.reload()
+            wait_until(lambda: len(server.workers()) == 1, 10, "the end of the old worker")
+            descriptors, memory = figures()
+            for _ in range(60):
+                server.reload()
+            wait_until(lambda: len(server.workers()) == 1, 10, "the end of the old worker")
+            wait_until(lambda: figures()[0] <= descriptors, 10, "the end of the old worker's descriptors")
+            self.assertLess(figures()[1], memory + 1024)
+
+
+if __name__ == "__main__":
+    main()
