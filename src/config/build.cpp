@@ -146,7 +146,8 @@ void Builder::automatic(std::string_view key, std::uint64_t value) {
 }
 
 void Builder::size_caches() {
-  const bool automatic_sizes = server().find("auto")->flag();
+  // Without a file sizes are fixed, as the reference's are.
+  const bool automatic_sizes = server().find("auto")->flag() && !document_.file.empty();
   const std::uint64_t memory = context_.machine.memory_bytes;
   if (whole("cache_size") == 0) {
     automatic("cache_size",
@@ -169,7 +170,6 @@ void Builder::size_caches() {
 }
 
 void Builder::size_requests() {
-  // Without a file sizes are fixed, as the reference's are.
   const bool automatic_sizes = server().find("auto")->flag() && !document_.file.empty();
   if (whole("max_concurrent_requests") == 0) {
     automatic("max_concurrent_requests",
@@ -288,6 +288,9 @@ Settings Builder::build() {
   add_modules();
   add_tenants();
   add_routes();
+  if (context_.serving == Serving::kComponent && document_.file.empty()) {
+    settings_.breaker.failures = 0;  // no neighbour to protect: every request is tried
+  }
   return std::move(settings_);
 }
 

@@ -110,6 +110,10 @@ void write_health(std::string& out, const HealthView& view) {
   member(out, "total_requests", view.total_requests);
   member(out, "workers", view.workers);
   member(out, "workers_ready", view.workers_ready);
+  member(out, "modules", view.modules);
+  member(out, "modules_broken", view.modules_broken);
+  member(out, "modules_compiling", view.modules_compiling);
+  member(out, "modules_pending", view.modules_pending);
   out += ",\n  \"memory\": {\n    \"allocated_bytes\": ";
   append_number(out, view.resident_bytes);
   out += ",\n    \"limit_per_request_bytes\": ";
@@ -117,9 +121,9 @@ void write_health(std::string& out, const HealthView& view) {
   out += "\n  }";
   if (view.verbose) {
     out += ",\n  \"loaded_modules\": [";
-    if (!view.loaded_module.empty()) {
-      out += '"';
-      telemetry::append_json_escaped(out, view.loaded_module);
+    for (std::size_t i = 0; i < view.loaded_modules.size(); ++i) {
+      out += i == 0 ? "\"" : ", \"";
+      telemetry::append_json_escaped(out, view.loaded_modules[i]);
       out += '"';
     }
     out += ']';

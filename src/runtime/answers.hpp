@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -30,7 +31,11 @@ struct HealthView {
   std::uint64_t memory_limit_per_request = 0;
   std::uint64_t workers = 0;
   std::uint64_t workers_ready = 0;
-  std::string_view loaded_module;  // verbose: named when loaded
+  std::uint64_t modules = 0;
+  std::uint64_t modules_broken = 0;
+  std::uint64_t modules_compiling = 0;
+  std::uint64_t modules_pending = 0;  // a change that is not served yet, or cannot be
+  std::span<const std::string_view> loaded_modules;  // verbose: "name" or "tenant/name"
   bool verbose = false;
 };
 // The guide's document (g16) and the reference's members. Replaces `out`.

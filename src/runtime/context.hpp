@@ -1,5 +1,5 @@
-// What the parts of one worker share: references to what the worker owns, and the component that it
-// serves. Confined to the loop thread.
+// What the parts of one worker share: references to what the worker owns. Confined to the loop
+// thread.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +18,9 @@
 
 namespace mik::runtime {
 
+class Gate;
 class GuestExchange;
+class ModuleCache;
 
 // Makes the outgoing requests that guests begin.
 class Outbound {
@@ -39,8 +41,11 @@ struct Context {
   engine::Guests* guests = nullptr;
   Scheduler* scheduler = nullptr;
   Outbound* outbound = nullptr;
-  // Null until the component is compiled and loaded.
-  const engine::Component* component = nullptr;
+  ModuleCache* modules = nullptr;
+  Gate* gate = nullptr;
+
+  // What is served is there: the table is read, and a single component loaded.
+  bool ready = false;
 
   // Requests with a permit whose body has not ended, and requests that wait for theirs before they
   // ask for one.

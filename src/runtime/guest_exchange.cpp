@@ -17,72 +17,6 @@ using shared::GuestFailure;
 // Of a body whose request has no permit yet: what is kept of it before it asks for one.
 constexpr std::size_t kBytesBeforePermit = 64 * 1024;
 
-struct FailureAnswer {
-  int status;
-  GuestFailure counted;
-};
-
-// risks: 504 for a CPU budget used up, 507 when memory was refused, 502 for all that is the guest's
-// own doing.
-FailureAnswer answer_to(engine::Failure failure) noexcept {
-  switch (failure) {
-    case engine::Failure::kCpu:
-      return {504, GuestFailure::kCpuBudget};
-    case engine::Failure::kMemory:
-      return {507, GuestFailure::kMemory};
-    case engine::Failure::kBusy:
-      return {503, GuestFailure::kOverload};
-    case engine::Failure::kNoResponse:
-      return {502, GuestFailure::kNoResponse};
-    case engine::Failure::kGuestError:
-      return {502, GuestFailure::kErrorCode};
-    case engine::Failure::kInternal:
-      return {500, GuestFailure::kOther};
-    case engine::Failure::kTrap:
-    case engine::Failure::kBody:
-      return {502, GuestFailure::kTrap};
-  }
-  return {502, GuestFailure::kTrap};
-}
-
-// For the client: what happened, without the guest's insides.
-std::string_view public_text(engine::Failure failure) noexcept {
-  switch (failure) {
-    case engine::Failure::kCpu:
-      return "the module used up its CPU time";
-    case engine::Failure::kMemory:
-      return "the module reached its memory limit";
-    case engine::Failure::kBusy:
-      return "no instance of the module is free";
-    case engine::Failure::kNoResponse:
-      return "the module returned without a response";
-    case engine::Failure::kGuestError:
-      return "the module answered with an error";
-    case engine::Failure::kInternal:
-      return "internal error";
-    case engine::Failure::kTrap:
-    case engine::Failure::kBody:
-      return "the module failed";
-  }
-  return "the module failed";
-}
-
-std::string_view label(http::Outcome outcome) noexcept {
-  switch (outcome) {
-    case http::Outcome::kComplete:
-      return "complete";
-    case http::Outcome::kCut:
-      return "cut";
-    case http::Outcome::kClientGone:
-      return "client_gone";
-    case http::Outcome::kTimeout:
-      return "client_timeout";
-    case http::Outcome::kShutdown:
-      return "shutdown";
-  }
-  return "complete";
-}
-
 // The host says these; a guest's own are dropped.
 bool ours(std::string_view name) noexcept {
   return name == "x-request-id" || name == "traceparent" || name == "x-mik-duration-ms" ||
@@ -110,21 +44,29 @@ GuestExchange::~GuestExchange() = default;
 
 void GuestExchange::reset() {
   MIK_ASSERT(exchange_ == nullptr && id_ == 0);
+  MIK_ASSERT(waits_for_ == WaitsFor::kNothing && !counts_as_open_);
   deadline_timer_.disarm();
   deadline_ = base::kNever;
-  running_ = head_sent_ = ended_ = cut_ = body_open_ = body_paused_ = false;
-  MIK_ASSERT(!waits_for_body_ && !counts_as_open_);
+  stream_end_ = base::kNever;
+  running_ = head_sent_ = ended_ = cut_ = failed_ = body_open_ = body_paused_ = false;
+  status_ = 0;
   error_.clear();
   stats_ = {};
   trailers_.clear();
   saved_.reset();
+  if (module_.use_count() == 1) {
+    // The last one of a module that is gone: its account must not end inside a run.
+    context_.loop.post([last = std::move(module_)] {});
+  }
+  module_.reset();
 }
 
-void GuestExchange::begin(http::Exchange& exchange, std::string_view path_query,
-                          shared::RequestPermit permit) {
+void GuestExchange::begin(http::Exchange& exchange, GuestRequest request) {
   const http::RequestHead& head = exchange.head();
   exchange_ = &exchange;
-  permit_ = std::move(permit);
+  module_ = std::move(request.module);
+  ticket_ = std::move(request.ticket);
+  permit_ = std::move(request.permit);
   started_ = context_.loop.now();
   const http::Field* parent = http::find_field(head.fields, "traceparent");
   trace_ = telemetry::child_of(
@@ -135,28 +77,111 @@ void GuestExchange::begin(http::Exchange& exchange, std::string_view path_query,
   path_ = head.path_query.substr(0, head.path_query.find('?'));
   peer_ = exchange.peer().address;
   body_open_ = head.body != http::BodyKind::kNone;
-  time_left_ = context_.settings.guest.execution_timeout;
+  time_left_ = module_->guest.execution_timeout;
   shared::count(context_.counters().guest_requests);
   exchange.attach(*this);
   run_clock(!body_open_);
-  if (!permit_.held()) {
-    waits_for_body_ = true;
+  if (request.wait_for_body) {
+    waits_for_ = WaitsFor::kBody;
     ++context_.waiting_bodies;
-    save(head, path_query);
+    save(head, request.path_query);
+    return;
+  }
+  if (!context_.modules->loaded(*module_)) {
+    save(head, request.path_query);
+    wait_for_module();
+    return;
+  }
+  if (!permit_.held()) {
+    save(head, request.path_query);
+    advance();
     return;
   }
   count_open_body();
-  if (context_.component == nullptr) {
-    save(head, path_query);
-    wait_for_component();
-    return;
-  }
-  start(head, path_query);
+  start(head, request.path_query);
 }
 
-void GuestExchange::wait_for_component() {
-  pool_.waiting_.push_back(this);
+bool GuestExchange::advance() {
+  stop_waiting();
+  if (!context_.modules->loaded(*module_)) {
+    permit_.release();
+    return wait_for_module();
+  }
+  if (!permit_.held() && !take_permit()) {
+    return waits_for_ == WaitsFor::kPermit;
+  }
+  count_open_body();
+  return start_saved();
+}
+
+bool GuestExchange::wait_for_module() {
   run_clock(true);
+  switch (context_.modules->wait(module_, *this)) {
+    case ModuleCache::Wait::kWaiting:
+      waits_for_ = WaitsFor::kModule;
+      return true;
+    case ModuleCache::Wait::kFull:
+      count_failure(GuestFailure::kOverload);
+      error_ = "too many requests wait for the module to be loaded";
+      break;
+    case ModuleCache::Wait::kUnavailable:
+      count_failure(GuestFailure::kOther);
+      error_ = "the module cannot be loaded now";
+      break;
+  }
+  answer(503, error_);
+  return false;
+}
+
+void GuestExchange::on_module(ModuleTrouble trouble) {
+  waits_for_ = WaitsFor::kNothing;  // it was told: the cache has forgotten it
+  switch (trouble) {
+    case ModuleTrouble::kNone:
+      advance();
+      return;
+    case ModuleTrouble::kGone:
+      error_ = fmt::format("module not found: {}", module_->label);
+      answer(404, error_);
+      return;
+    case ModuleTrouble::kBroken:
+      error_ = "module is broken";
+      answer(502, error_);
+      return;
+    case ModuleTrouble::kUnavailable:
+      failed_ = true;
+      count_failure(GuestFailure::kOther);
+      error_ = "the module cannot be loaded now";
+      answer(503, error_);
+      return;
+  }
+}
+
+bool GuestExchange::take_permit() {
+  run_clock(true);
+  const Gate::Answer answer = context_.gate->enter(*this, *module_, deadline_, permit_);
+  switch (answer.entered) {
+    case reliability::WaitQueue::Entered::kAdmitted:
+      return true;
+    case reliability::WaitQueue::Entered::kWaiting:
+      waits_for_ = WaitsFor::kPermit;
+      return false;
+    case reliability::WaitQueue::Entered::kRefused:
+      on_refused(answer.by);
+      return false;
+  }
+  return false;
+}
+
+void GuestExchange::on_admitted(reliability::Permit permit) {
+  waits_for_ = WaitsFor::kNothing;
+  permit_ = std::move(permit);
+  advance();
+}
+
+void GuestExchange::on_refused(reliability::RefusedBy by) {
+  waits_for_ = WaitsFor::kNothing;
+  const Gate::Refusal refusal = context_.gate->refuse(by, *module_, error_);
+  answer(refusal.status, error_, refusal.retry_after_secs);
 }
 
 void GuestExchange::count_open_body() {
@@ -172,30 +197,25 @@ void GuestExchange::drop_open_body() {
   }
 }
 
-void GuestExchange::stop_waiting_for_body() {
-  if (std::exchange(waits_for_body_, false)) {
-    --context_.waiting_bodies;
+void GuestExchange::stop_waiting() {
+  switch (std::exchange(waits_for_, WaitsFor::kNothing)) {
+    case WaitsFor::kBody:
+      --context_.waiting_bodies;
+      break;
+    case WaitsFor::kModule:
+      context_.modules->stop_waiting(*module_, *this);
+      break;
+    case WaitsFor::kPermit:
+      leave();
+      break;
+    case WaitsFor::kNothing:
+      break;
   }
 }
 
-bool GuestExchange::admit() {
-  stop_waiting_for_body();
-  auto permit =
-      context_.segment.try_acquire(context_.slot, context_.settings.max_concurrent_requests);
-  if (!permit.has_value()) {
-    context_.segment.count_failure(context_.slot, GuestFailure::kOverload);
-    error_ = "too many requests at once";
-    answer(503, error_);
-    return false;
-  }
-  permit_ = std::move(*permit);
-  count_open_body();
-  if (context_.component == nullptr) {
-    body_paused_ = true;
-    wait_for_component();
-    return true;
-  }
-  return start_saved();
+void GuestExchange::forget_saved() {
+  stop_waiting();
+  saved_.reset();
 }
 
 void GuestExchange::save(const http::RequestHead& head, std::string_view path_query) {
@@ -250,8 +270,9 @@ bool GuestExchange::start(const http::RequestHead& head, std::string_view path_q
   guest_head.https = exchange_->secure();
   guest_head.has_body = head.body != http::BodyKind::kNone;
   guest_head.user = reinterpret_cast<std::uint64_t>(static_cast<GuestTask*>(this));
-  guest_head.cpu_budget = context_.settings.guest.cpu_budget;
-  auto id = context_.guests->start(*context_.component, guest_head, head.fields);
+  guest_head.cpu_budget = module_->guest.cpu_budget;
+  component_ = context_.modules->use(*module_);
+  auto id = context_.guests->start(component_->component, guest_head, head.fields);
   if (!id.has_value()) {
     error_ = id.error().to_string();
     const bool client = id.error().code() == base::ErrorCode::kBadMessage;
@@ -259,7 +280,7 @@ bool GuestExchange::start(const http::RequestHead& head, std::string_view path_q
     return false;
   }
   id_ = *id;
-  context_.scheduler->add(*this, id_);
+  context_.scheduler->add(*this, id_, &module_->account);
   return true;
 }
 
@@ -277,8 +298,24 @@ void GuestExchange::run_clock(bool on) {
   }
 }
 
+// Of the response once its head is out: the guest is silent for so long, or all of it takes too
+// long. After the end what is left is between the connection and its client.
+void GuestExchange::arm_stream_timer() {
+  const base::Time idle =
+      ended_ ? base::kNever
+             : base::saturating_add(context_.loop.now(), context_.settings.stream_idle);
+  if (const base::Time end = std::min(idle, stream_end_); end != base::kNever) {
+    context_.loop.wheel().arm(deadline_timer_, end);
+  } else {
+    deadline_timer_.disarm();
+  }
+}
+
 base::Time GuestExchange::deadline() const noexcept {
-  if (head_sent_ || deadline_ != base::kNever) {
+  if (head_sent_) {
+    return stream_end_;
+  }
+  if (deadline_ != base::kNever) {
     return deadline_;
   }
   return base::saturating_add(context_.loop.now(), time_left_);
@@ -287,14 +324,10 @@ base::Time GuestExchange::deadline() const noexcept {
 http::Flow GuestExchange::on_body(std::string_view bytes) {
   if (saved_ != nullptr) {
     saved_->body += bytes;
-    if (waits_for_body_ && saved_->body.size() < kBytesBeforePermit) {
-      return http::Flow::kGoOn;
-    }
-    if (waits_for_body_ && !admit()) {
-      return http::Flow::kGoOn;  // answered: this may be gone
-    }
-    if (saved_ == nullptr) {
-      return http::Flow::kGoOn;
+    if (waits_for_ == WaitsFor::kBody) {
+      if (saved_->body.size() < kBytesBeforePermit || !advance() || saved_ == nullptr) {
+        return http::Flow::kGoOn;  // answered: this may be gone
+      }
     }
     body_paused_ = true;
     return http::Flow::kPause;
@@ -315,8 +348,8 @@ void GuestExchange::on_body_end(std::span<const http::Field> trailers) {
     for (const http::Field& field : trailers) {
       saved_->trailers.emplace_back(field.name, field.value);
     }
-    if (waits_for_body_) {
-      static_cast<void>(admit());
+    if (waits_for_ == WaitsFor::kBody) {
+      advance();
     }
     return;
   }
@@ -363,9 +396,7 @@ void GuestExchange::consume(std::size_t bytes) {
     return;
   }
   context_.guests->consume(id_, bytes);
-  if (!ended_) {
-    context_.loop.wheel().arm(deadline_timer_, context_.loop.now() + context_.settings.stream_idle);
-  }
+  arm_stream_timer();
 }
 
 http::SourceState GuestExchange::source_state() {
@@ -409,9 +440,9 @@ void GuestExchange::finish_run(engine::Events events) {
   }
   ended_ = ended_ || events.end();
   if (events.abort()) {
-    cut_ = true;
+    cut_ = failed_ = true;
     error_ = context_.guests->failure(id_).text;
-    context_.segment.count_failure(context_.slot, GuestFailure::kAborted);
+    count_failure(GuestFailure::kAborted);
   }
   if (events.body_unused() && exchange_ != nullptr) {
     exchange_->discard_body();
@@ -422,12 +453,7 @@ void GuestExchange::finish_run(engine::Events events) {
   }
   const bool news = events.head() || events.body() || events.end() || events.abort();
   if (news && exchange_ != nullptr && head_sent_) {
-    if (ended_) {
-      deadline_timer_.disarm();  // what is left is between the connection and its client
-    } else {
-      context_.loop.wheel().arm(deadline_timer_,
-                                context_.loop.now() + context_.settings.stream_idle);
-    }
+    arm_stream_timer();
     exchange_->pump();
   }
 }
@@ -437,6 +463,9 @@ void GuestExchange::send_head() {
   deadline_timer_.disarm();
   deadline_ = base::kNever;
   head_sent_ = true;
+  if (context_.settings.stream_max > base::Duration::zero()) {
+    stream_end_ = context_.loop.now() + context_.settings.stream_max;
+  }
   std::vector<http::Field>& fields = context_.fields;
   fields.clear();
   for (const engine::Field& field : response.fields) {
@@ -451,138 +480,21 @@ void GuestExchange::send_head() {
   fields.push_back({"X-Request-ID", telemetry::view(request_id_)});
   fields.push_back({"traceparent", telemetry::view(traceparent)});
   fields.push_back({"X-Mik-Duration-Ms", {duration_ms.data(), duration_ms.size()}});
-  fields.push_back({"X-Mik-Handler", context_.settings.component_name});
+  if (!module_->handler.empty()) {
+    fields.push_back({"X-Mik-Handler", module_->handler});
+  }
   http::ResponseHead head;
   head.status = response.status;
   head.fields = fields;
   if (response.has_content_length) {
     head.content_length = response.content_length;
   }
+  status_ = head.status;
+  context_.gate->on_answer(elapsed);
+  if (ticket_.probe()) {
+    resolve_ticket();  // a stream may go on for long, and others wait for what it shows
+  }
   exchange_->start(head);
-}
-
-void GuestExchange::send_failure(engine::RequestFailure failure) {
-  error_ = failure.text;
-  const FailureAnswer to = answer_to(failure.failure);
-  context_.segment.count_failure(context_.slot, to.counted);
-  answer(to.status, public_text(failure.failure));
-}
-
-void GuestExchange::answer(int status, std::string_view detail) {
-  release_guest();
-  forget_saved();
-  deadline_timer_.disarm();
-  write_problem(context_.text, status, detail);
-  const auto traceparent = telemetry::format_traceparent(trace_);
-  std::vector<http::Field>& fields = context_.fields;
-  fields.clear();
-  fields.push_back({"Content-Type", kProblemType});
-  fields.push_back({"X-Request-ID", telemetry::view(request_id_)});
-  fields.push_back({"traceparent", telemetry::view(traceparent)});
-  if (status == 503) {
-    fields.push_back({"Retry-After", "1"});
-  }
-  http::ResponseHead head;
-  head.status = status;
-  head.fields = fields;
-  exchange_->respond(head, context_.text);
-}
-
-void GuestExchange::on_deadline() {
-  if (exchange_ == nullptr) {
-    return;
-  }
-  context_.segment.count_failure(context_.slot, GuestFailure::kDeadline);
-  if (head_sent_) {
-    error_ = "the module produced nothing for stream_idle_secs";
-    release_guest();
-    cut_ = true;
-    exchange_->abort();
-    return;
-  }
-  const auto seconds = std::chrono::duration_cast<std::chrono::duration<double>>(
-      context_.settings.guest.execution_timeout);
-  error_ = fmt::format("no response within execution_timeout_secs ({})", seconds.count());
-  answer(504, "the module did not answer in time");
-}
-
-void GuestExchange::release_guest() {
-  if (id_ == 0) {
-    return;
-  }
-  stats_ = context_.guests->stats(id_);
-  context_.scheduler->remove(*this);
-  context_.guests->release(id_);
-  id_ = 0;
-}
-
-void GuestExchange::forget_saved() {
-  if (saved_ != nullptr) {
-    std::erase(pool_.waiting_, this);
-    saved_.reset();
-  }
-}
-
-void GuestExchange::on_closed(const http::Closed& closed) {
-  exchange_ = nullptr;
-  drop_open_body();
-  stop_waiting_for_body();
-  deadline_timer_.disarm();
-  forget_saved();
-  release_guest();
-  permit_.release();
-  log_closed(closed);
-  if (!running_) {
-    pool_.put(*this);
-  }
-}
-
-void GuestExchange::log_closed(const http::Closed& closed) {
-  const base::Duration took = base::Clock::now() - started_;
-  shared::Counters& counters = context_.counters();
-  if (closed.status != 0) {
-    context_.segment.count_response(context_.slot, closed.status, took);
-  }
-  if (closed.outcome == http::Outcome::kClientGone) {
-    shared::count(counters.client_gone);
-  }
-  shared::count(counters.bytes_in, closed.body_bytes_in);
-  shared::count(counters.bytes_out, closed.body_bytes_out);
-  const telemetry::Level level = error_.empty() ? telemetry::Level::kInfo : telemetry::Level::kWarn;
-  if (!context_.log.enabled(level)) {
-    return;
-  }
-  const auto traceparent = telemetry::format_traceparent(trace_);
-  auto line = context_.log.line(level, error_.empty() ? "Request completed" : "Request failed");
-  line.str("request_id", telemetry::view(request_id_))
-      .str("trace_id", telemetry::view(traceparent).substr(3, 32))
-      .str("method", method_)
-      .str("path", path_)
-      .str("remote_addr", peer_)
-      .str("module", context_.settings.component_name)
-      .num("status", closed.status)
-      .ms("duration_ms", took)
-      .ms("cpu_ms", stats_.cpu)
-      .num("bytes_in", static_cast<std::int64_t>(closed.body_bytes_in))
-      .num("bytes_out", static_cast<std::int64_t>(closed.body_bytes_out));
-  if (closed.outcome != http::Outcome::kComplete) {
-    line.str("outcome", label(closed.outcome));
-  }
-  if (!error_.empty()) {
-    line.str("error", error_);
-  }
-}
-
-void GuestExchange::on_guest_output(int stream, std::string_view text) noexcept {
-  if (!context_.log.enabled(telemetry::Level::kInfo)) {
-    return;
-  }
-  constexpr std::array<std::string_view, 3> kStreams = {"dropped", "stdout", "stderr"};
-  context_.log.line(telemetry::Level::kInfo, "Guest output")
-      .str("request_id", telemetry::view(request_id_))
-      .str("module", context_.settings.component_name)
-      .str("stream", kStreams[static_cast<std::size_t>(std::clamp(stream, 0, 2))])
-      .str("text", text);
 }
 
 }  // namespace mik::runtime

@@ -1,6 +1,10 @@
 // One request that a guest answers: between an http::Exchange and the engine. Confined to the loop
 // thread.
 //
+// It may wait before it starts, with its head and a piece of its body saved: for the body, while
+// enough slow uploads are served; then for the component, holding no permit; then it takes its
+// permit and starts.
+//
 // Lives from Service::on_request until the exchange is closed and, if it is being run at that
 // moment, until the run is over. The guest is released (and so cancelled) as soon as the exchange
 // is closed: a client that left, a deadline and a shutdown all end here.
@@ -16,6 +20,8 @@
 #include "http/exchange.hpp"
 #include "net/wheel.hpp"
 #include "runtime/context.hpp"
+#include "runtime/gate.hpp"
+#include "runtime/module_cache.hpp"
 #include "runtime/scheduler.hpp"
 #include "shared/segment.hpp"
 
@@ -34,27 +40,34 @@ class GuestExchangePool {
   GuestExchange& get();
   // Called by exchanges only.
   void put(GuestExchange& exchange);
-  // The component is there: start those that waited for it. Or it never will be: fail them.
-  void component_ready();
-  void component_failed();
 
  private:
-  friend class GuestExchange;
   static constexpr std::size_t kIdleMax = 256;
   Context& context_;
   std::vector<std::unique_ptr<GuestExchange>> all_;  // in use and idle
   std::vector<GuestExchange*> idle_;
-  std::vector<GuestExchange*> waiting_;  // for the component
 };
 
-class GuestExchange final : public http::ExchangeHandler, public GuestTask {
+// What Service has found out about a request that goes to a guest.
+struct GuestRequest {
+  std::shared_ptr<ModuleEntry> module;
+  std::string_view path_query;  // what the guest sees
+  reliability::BreakerTicket ticket;
+  reliability::Permit permit;
+  bool wait_for_body = false;  // take the permit when the body is here, or 64 KiB of it
+};
+
+class GuestExchange final : public http::ExchangeHandler,
+                            public GuestTask,
+                            public ModuleWaiter,
+                            public reliability::Waiter {
  public:
   GuestExchange(Context& context, GuestExchangePool& pool);
   ~GuestExchange() override;
 
-  // Takes the request over: attaches itself and starts the guest, or waits for the component.
-  // `path_query` is what the guest sees. Answers itself if the guest cannot start.
-  void begin(http::Exchange& exchange, std::string_view path_query, shared::RequestPermit permit);
+  // Takes the request over: attaches itself and starts the guest, or waits. Answers itself if the
+  // guest cannot start.
+  void begin(http::Exchange& exchange, GuestRequest request);
 
   void on_guest_output(int stream, std::string_view line) noexcept;
 
@@ -71,56 +84,77 @@ class GuestExchange final : public http::ExchangeHandler, public GuestTask {
   // GuestTask
   void on_run(engine::Events events) override;
 
+  // ModuleWaiter
+  void on_module(ModuleTrouble trouble) override;
+
+  // reliability::Waiter
+  void on_admitted(reliability::Permit permit) override;
+  void on_refused(reliability::RefusedBy by) override;
+
   // What outgoing requests of this guest need to know.
   base::Time deadline() const noexcept;
   const telemetry::TraceContext& trace() const noexcept { return trace_; }
   engine::RequestId id() const noexcept { return id_; }
   std::string_view request_id() const noexcept { return telemetry::view(request_id_); }
+  const ModuleEntry& module() const noexcept { return *module_; }
 
  private:
   friend class GuestExchangePool;
   struct SavedHead;
+  enum class WaitsFor : std::uint8_t { kNothing, kBody, kModule, kPermit };
 
   void reset();
-  // False: it answered, and may be destroyed.
+  // False, here and below: it answered instead, and may be gone.
   bool start(const http::RequestHead& head, std::string_view path_query);
-  // False: answered instead, and this may be gone.
   bool start_saved();
-  // What a request whose body was waited for does when enough of it is here. False as above.
-  bool admit();
-  void wait_for_component();
+  // The next step of a request that is saved: component, permit, guest.
+  bool advance();
+  bool wait_for_module();
+  // True: it holds one. Else it waits for it, or has answered.
+  bool take_permit();
   void count_open_body();
   void drop_open_body();
-  void stop_waiting_for_body();
+  void stop_waiting();
+  void forget_saved();
   void save(const http::RequestHead& head, std::string_view path_query);
   void send_head();
   void send_failure(engine::RequestFailure failure);
-  void answer(int status, std::string_view detail);
+  void answer(int status, std::string_view detail, std::uint32_t retry_after_secs = 0);
   void finish_run(engine::Events events);
   void on_deadline();
+  void cut_stream();
   void run_clock(bool on);
+  void arm_stream_timer();
   void release_guest();
-  void forget_saved();
-  void log_closed(const http::Closed& closed);
+  void count_failure(shared::GuestFailure failure);
+  void resolve_ticket();
+  void count_closed(const http::Closed& closed, base::Duration took);
+  void log_closed(const http::Closed& closed, base::Duration took);
 
   Context& context_;
   GuestExchangePool& pool_;
   http::Exchange* exchange_ = nullptr;  // null once closed
   engine::RequestId id_ = 0;
-  shared::RequestPermit permit_;
+  std::shared_ptr<ModuleEntry> module_;
+  std::shared_ptr<LoadedModule> component_;  // while the guest lives
+  reliability::BreakerTicket ticket_;
+  reliability::Permit permit_;
 
   // execution_timeout: counts while the guest, not the client, is what is waited for (config.md).
   net::Timer deadline_timer_;
   base::Time deadline_ = base::kNever;  // kNever while the clock stands
   base::Duration time_left_{};
+  base::Time stream_end_ = base::kNever;  // stream_max, from the response's head
 
   base::Time started_;
+  int status_ = 0;        // of the guest's response
   bool running_ = false;  // inside on_run
   bool head_sent_ = false;
-  bool ended_ = false;           // END was said
-  bool cut_ = false;             // ABORT was said
-  bool body_open_ = false;       // the request body has not ended
-  bool waits_for_body_ = false;  // has no permit yet
+  bool ended_ = false;      // END was said
+  bool cut_ = false;        // ABORT was said
+  bool failed_ = false;     // and the module is to blame
+  bool body_open_ = false;  // the request body has not ended
+  WaitsFor waits_for_ = WaitsFor::kNothing;
   bool counts_as_open_ = false;  // in Context::open_bodies
   bool body_paused_ = false;     // the guest's window is full
   std::string error_;            // for the log; empty when all went well
@@ -132,7 +166,7 @@ class GuestExchange final : public http::ExchangeHandler, public GuestTask {
   std::string path_;
   std::string peer_;
   std::vector<http::Field> trailers_;
-  std::unique_ptr<SavedHead> saved_;  // while it waits for the component
+  std::unique_ptr<SavedHead> saved_;  // while it waits
 };
 
 }  // namespace mik::runtime

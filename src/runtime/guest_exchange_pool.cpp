@@ -33,21 +33,4 @@ void GuestExchangePool::put(GuestExchange& exchange) {
   all_.pop_back();
 }
 
-void GuestExchangePool::component_ready() {
-  // One by one: an answer to one may end its connection, and with it others that wait here.
-  while (!waiting_.empty()) {
-    GuestExchange& exchange = *waiting_.front();
-    waiting_.erase(waiting_.begin());
-    exchange.start_saved();
-  }
-}
-
-void GuestExchangePool::component_failed() {
-  while (!waiting_.empty()) {
-    GuestExchange& exchange = *waiting_.front();
-    exchange.error_ = "the module could not be loaded";
-    exchange.answer(502, "the module could not be loaded");  // waits no longer
-  }
-}
-
 }  // namespace mik::runtime

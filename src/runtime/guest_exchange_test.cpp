@@ -183,15 +183,16 @@ TEST_F(GuestExchangeTest, BodyErrorsBecomeAnswersOfTheirOwn) {
   EXPECT_EQ(active(), 0u);
 }
 
-TEST_F(GuestExchangeTest, RequestsWaitForTheirComponent) {
-  context_.component = nullptr;
+TEST_F(GuestExchangeTest, RequestsWaitForTheirComponentAndHoldNoPermit) {
+  hold_module();
   TestExchange exchange("/echo", BodyKind::kChunked);
-  begin(exchange);
+  begin_cold(exchange);
   EXPECT_EQ(exchange.send_body("early"), http::Flow::kPause);
   turn(2);
   EXPECT_EQ(exchange.status, 0);
-  context_.component = &component_;
-  pool_.component_ready();
+  EXPECT_EQ(active(), 0u);
+  release_module();
+  EXPECT_EQ(active(), 1u);
   EXPECT_EQ(exchange.resumed, 1);
   exchange.end_body();
   turn(3);
@@ -200,32 +201,38 @@ TEST_F(GuestExchangeTest, RequestsWaitForTheirComponent) {
 }
 
 TEST_F(GuestExchangeTest, WaitingForAComponentThatFailsOrIsTooSlowEndsInAnAnswer) {
-  context_.component = nullptr;
   settings_.guest.execution_timeout = std::chrono::milliseconds(50);
+  hold_module();
   TestExchange late("/hello");
-  begin(late);
+  begin_cold(late);
   ASSERT_TRUE(wait(late));
   EXPECT_EQ(late.status, 504);
+  settings_.guest.execution_timeout = std::chrono::seconds(30);
   TestExchange failed("/hello");
-  begin(failed);
-  pool_.component_failed();
+  begin_cold(failed);
+  break_module();
   EXPECT_EQ(failed.status, 502);
+  EXPECT_EQ(modules_.waiting(), 0u);
+}
+
+TEST_F(GuestExchangeTest, AClientThatLeavesWhileItWaitsIsForgotten) {
+  hold_module();
   TestExchange gone("/hello");
-  begin(gone);
+  begin_cold(gone);
   gone.close(http::Outcome::kClientGone);
-  pool_.component_ready();
+  EXPECT_EQ(modules_.waiting(), 0u);
+  release_module();
   EXPECT_EQ(active(), 0u);
 }
 
 TEST_F(GuestExchangeTest, ARequestThatWasAnsweredWhileItWaitedIsNotStarted) {
-  context_.component = nullptr;
+  hold_module();
   TestExchange exchange("/echo", BodyKind::kChunked);
   exchange.lingers = true;
-  begin(exchange);
+  begin_cold(exchange);
   exchange.fail_body(http::BodyError::kMalformed);
   EXPECT_EQ(exchange.status, 400);
-  context_.component = &component_;
-  pool_.component_ready();
+  release_module();
   turn(3);  // TestExchange minds a second head
   EXPECT_EQ(exchange.status, 400);
   exchange.close(http::Outcome::kComplete);
@@ -235,15 +242,15 @@ TEST_F(GuestExchangeTest, ARequestThatWasAnsweredWhileItWaitedIsNotStarted) {
 // One connection carries several requests (HTTP/2), and an answer that cannot be written ends them
 // all.
 TEST_F(GuestExchangeTest, AnAnswerMayCloseOthersThatWait) {
-  context_.component = nullptr;
+  hold_module();
   TestExchange first("/hello");
   TestExchange second("/hello");
   TestExchange third("/hello");
   for (TestExchange* each : {&first, &second, &third}) {
-    begin(*each);
+    begin_cold(*each);
   }
   first.on_respond = [&] { second.close(http::Outcome::kClientGone); };
-  pool_.component_failed();
+  break_module();
   EXPECT_EQ(first.status, 502);
   EXPECT_EQ(second.status, 0);
   EXPECT_EQ(third.status, 502);

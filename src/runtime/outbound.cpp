@@ -1,6 +1,7 @@
 #include "runtime/outbound.hpp"
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "runtime/guest_exchange.hpp"
@@ -107,13 +108,34 @@ class OutboundExchanges::One final : public http::ClientExchangeHandler {
   bool over_ = false;
 };
 
-OutboundExchanges::OutboundExchanges(Context& context, http::Client& client)
-    : context_(context), client_(client) {}
+OutboundExchanges::OutboundExchanges(Context& context, net::Offload& offload)
+    : context_(context), offload_(offload) {}
 
 OutboundExchanges::~OutboundExchanges() {
   for (One* one : active_) {
     one->cancel();
     delete one;
+  }
+}
+
+http::Client& OutboundExchanges::client(const ModuleEntry& module) {
+  std::unique_ptr<http::Client>& client = clients_[&module.allowed];
+  if (client == nullptr) {
+    http::ClientOptions options;
+    options.ca_file = context_.settings.http_ca_file;
+    client =
+        std::make_unique<http::Client>(context_.loop, offload_, std::move(options), module.allowed);
+    if (draining_) {
+      client->drain();
+    }
+  }
+  return *client;
+}
+
+void OutboundExchanges::drain() {
+  draining_ = true;
+  for (const auto& [list, client] : clients_) {
+    client->drain();
   }
 }
 
@@ -163,7 +185,8 @@ void OutboundExchanges::begin(engine::OutboundId id, const GuestExchange& guest)
   request.first_byte_timeout = timeout_of(head.first_byte_timeout);
   request.between_bytes_timeout = timeout_of(head.between_bytes_timeout);
   request.deadline = guest.deadline();
-  http::ClientError error = client_.check(request);
+  http::Client& client = this->client(guest.module());
+  http::ClientError error = client.check(request);
   if (const auto found = by_guest_.find(guest.id()); error == http::ClientError::kNone &&
                                                      found != by_guest_.end() &&
                                                      found->second >= kPerGuestMax) {
@@ -172,6 +195,7 @@ void OutboundExchanges::begin(engine::OutboundId id, const GuestExchange& guest)
   if (error != http::ClientError::kNone) {
     context_.log.line(telemetry::Level::kWarn, "Outgoing request refused")
         .str("request_id", guest.request_id())
+        .str("module", guest.module().label)
         .str("host", head.authority)
         .str("error", http::label(error));
     context_.guests->refuse(id, static_cast<int>(error));
@@ -181,7 +205,7 @@ void OutboundExchanges::begin(engine::OutboundId id, const GuestExchange& guest)
   active_.insert(one);
   ++by_guest_[guest.id()];
   context_.guests->accept(id, reinterpret_cast<std::uint64_t>(one));
-  one->started(client_.start(request, *one));
+  one->started(client.start(request, *one));
 }
 
 void OutboundExchanges::on_outbound(const engine::OutboundEvents& events) {

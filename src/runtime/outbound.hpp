@@ -1,6 +1,9 @@
 // Guests' outgoing requests: between the engine's outgoing exchanges and the HTTP client. Confined
 // to the loop thread. An exchange lives until the client is through with it, or the guest (or its
 // end) has dropped it.
+//
+// Modules with the same allow-list share a client; others have another, with connections of its
+// own: an address that one list lets pass was never looked at for the other.
 #pragma once
 
 #include <cstddef>
@@ -9,28 +12,36 @@
 #include <unordered_set>
 
 #include "http/client.hpp"
+#include "net/offload.hpp"
 #include "runtime/context.hpp"
+#include "runtime/module_index.hpp"
 #include "runtime/scheduler.hpp"
 
 namespace mik::runtime {
 
 class OutboundExchanges final : public Outbound, public OutboundSink {
  public:
-  OutboundExchanges(Context& context, http::Client& client);
+  OutboundExchanges(Context& context, net::Offload& offload);
   ~OutboundExchanges() override;
 
   // A guest is suspended in outgoing-handler.handle: let it go on with a future, or with an error.
   void begin(engine::OutboundId id, const GuestExchange& guest) override;
   void on_outbound(const engine::OutboundEvents& events) override;
 
+  // Keeps no connection from now on.
+  void drain();
+
   std::size_t active() const noexcept { return active_.size(); }
 
  private:
   class One;
   void end(One& one);
+  http::Client& client(const ModuleEntry& module);
 
   Context& context_;
-  http::Client& client_;
+  net::Offload& offload_;
+  std::unordered_map<const http::AllowList*, std::unique_ptr<http::Client>> clients_;
+  bool draining_ = false;
   std::unordered_set<One*> active_;
   std::unordered_map<engine::RequestId, std::size_t> by_guest_;  // how many are active
 };

@@ -18,33 +18,6 @@ namespace mik::runtime {
 namespace {
 
 constexpr std::string_view kAllow = "GET, HEAD, OPTIONS";
-// What the guide shows for a server without a manifest (runtime.md 2.4).
-constexpr std::uint64_t kCacheCapacity = 100;
-constexpr std::uint64_t kCacheBytesMax = 256ull << 20;
-
-int hex_digit(char c) noexcept {
-  if (c >= '0' && c <= '9') {
-    return c - '0';
-  }
-  const char lower = static_cast<char>(c | 0x20);
-  return lower >= 'a' && lower <= 'f' ? lower - 'a' + 10 : -1;
-}
-
-// Once, as RFC 3986 section 2.1 says; what is no escape stays.
-std::string percent_decode(std::string_view text) {
-  std::string out;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    if (text[i] == '%' && i + 2 < text.size() && hex_digit(text[i + 1]) >= 0 &&
-        hex_digit(text[i + 2]) >= 0) {
-      out += static_cast<char>(hex_digit(text[i + 1]) * 16 + hex_digit(text[i + 2]));
-      i += 2;
-    } else {
-      out += text[i];
-    }
-  }
-  return out;
-}
-
 std::string_view query_of(std::string_view path_query) noexcept {
   const std::size_t mark = path_query.find('?');
   return mark == std::string_view::npos ? std::string_view() : path_query.substr(mark + 1);
@@ -78,81 +51,105 @@ std::uint64_t resident_bytes_of(std::uint64_t pid) {
 
 }  // namespace
 
-Route route(std::string_view path_query, std::string_view component) {
-  Route route;
-  const std::string_view path = path_query.substr(0, path_query.find('?'));
-  route.rest = path_query;
-  if (path == "/health") {
-    route.to = Route::To::kHealth;
-  } else if (path == "/health/live") {
-    route.to = Route::To::kLive;
-  } else if (path == "/health/ready") {
-    route.to = Route::To::kReady;
-  } else if (path == "/metrics") {
-    route.to = Route::To::kMetrics;
-  } else if (path_query == "*") {
-    route.to = Route::To::kServer;
-  } else if (path == "/run" || path.starts_with("/run/")) {
-    const std::string_view after = path.substr(std::min<std::size_t>(path.size(), 5));
-    const std::string_view name = after.substr(0, after.find('/'));
-    if (name.empty()) {
-      route.to = Route::To::kNoModule;
-    } else if (route.module = percent_decode(name); route.module != component) {
-      route.to = Route::To::kUnknownModule;
-    } else {
-      route.rest = path_query.substr(5 + name.size());
-      if (route.rest.empty() || route.rest.front() != '/') {
-        route.path_query = "/";
-        route.path_query += route.rest;
-        route.rest = route.path_query;
-      }
-    }
-  }
-  return route;
-}
-
 struct Service::Answer {
   int status = 200;
   std::string_view type;
   std::string_view body;
-  bool allow = false;  // name the methods
-  bool retry_after = false;
+  bool allow = false;                  // name the methods
+  std::uint32_t retry_after_secs = 0;  // 0: not said
 };
 
-Service::Service(Context& context, GuestExchangePool& pool) : context_(context), pool_(pool) {}
+Service::Service(Context& context, GuestExchangePool& pool)
+    : context_(context), pool_(pool), router_(context.settings) {}
 
 void Service::on_request(http::Exchange& exchange) {
   shared::count(context_.counters().requests);
   const http::RequestHead& head = exchange.head();
-  if (head.path_query.empty()) {  // CONNECT: this is no proxy
-    problem(exchange, 405, "CONNECT is not served here");
-    return;
-  }
-  const Route to = route(head.path_query, context_.settings.component_name);
-  if (to.to == Route::To::kComponent) {
-    to_component(exchange, to.rest);
-  } else {
-    built_in(exchange, to);
+  const Routed to = router_.route(head.authority, head.path_query, route_buffer_);
+  switch (to.to) {
+    case Routed::To::kModule:
+      to_module(exchange, to);
+      return;
+    case Routed::To::kProblem:
+      problem(exchange, to.status, to.text);
+      return;
+    case Routed::To::kGateway:
+    case Routed::To::kOpenApi:
+      problem(exchange, 404, "nothing is here");
+      return;
+    default:
+      built_in(exchange, to);
   }
 }
 
-void Service::to_component(http::Exchange& exchange, std::string_view path_query) {
-  if (component_failed_) {
-    problem(exchange, 502, "the module could not be loaded");
+void Service::to_module(http::Exchange& exchange, const Routed& to) {
+  context_.modules->index().refresh();
+  const std::shared_ptr<ModuleEntry>* found = context_.modules->index().find(to.tenant, to.module);
+  if (found == nullptr) {
+    problem(exchange, 404,
+            to.tenant.empty() ? fmt::format("module not found: {}", to.module)
+                              : fmt::format("module not found: {}/{}", to.tenant, to.module));
     return;
   }
+  ModuleEntry& module = **found;
+  shared::count(module.cells.requests);
+  if (module.state == shared::RowState::kBroken || module.cached.broken) {
+    refuse(exchange, module, 502, "module is broken");
+    return;
+  }
+  GuestRequest request;
+  reliability::BreakerAnswer breaker = context_.gate->ask_breaker(module);
+  if (!breaker.ticket.open()) {
+    shared::count(module.cells.refused_breaker);
+    refuse(exchange, module, 503, fmt::format("circuit breaker open for module '{}'", module.label),
+           reliability::retry_after_secs(breaker.retry_after));
+    return;
+  }
+  request.ticket = std::move(breaker.ticket);
+  request.module = *found;
+  request.path_query = to.rest;
+  if (may_enter(exchange, request)) {
+    pool_.get().begin(exchange, std::move(request));
+  }
+}
+
+// False: it was answered. What has to wait enters later, by itself.
+bool Service::may_enter(http::Exchange& exchange, GuestRequest& request) {
+  ModuleEntry& module = *request.module;
   if (exchange.head().body != http::BodyKind::kNone && context_.open_bodies >= open_bodies_max()) {
-    wait_for_body(exchange, path_query);
-    return;
+    if (context_.waiting_bodies >= context_.settings.max_concurrent_requests) {
+      refuse_entry(exchange, module, reliability::RefusedBy::kGlobal);
+      return false;
+    }
+    request.wait_for_body = true;
+    return true;
   }
-  auto permit =
-      context_.segment.try_acquire(context_.slot, context_.settings.max_concurrent_requests);
-  if (!permit.has_value()) {
-    context_.segment.count_failure(context_.slot, shared::GuestFailure::kOverload);
-    problem(exchange, 503, "too many requests at once");
-    return;
+  if (!context_.modules->loaded(module)) {
+    return true;
   }
-  pool_.get().begin(exchange, path_query, std::move(*permit));
+  shared::count(module.cells.hits);
+  if (context_.gate->waits()) {
+    return true;
+  }
+  const reliability::RefusedBy by = context_.gate->try_enter(module, request.permit);
+  if (by != reliability::RefusedBy::kNone) {
+    refuse_entry(exchange, module, by);
+    return false;
+  }
+  return true;
+}
+
+void Service::refuse_entry(http::Exchange& exchange, ModuleEntry& module,
+                           reliability::RefusedBy by) {
+  std::string text;
+  const Gate::Refusal refusal = context_.gate->refuse(by, module, text);
+  refuse(exchange, module, refusal.status, text, refusal.retry_after_secs);
+}
+
+void Service::refuse(http::Exchange& exchange, ModuleEntry& module, int status,
+                     std::string_view detail, std::uint32_t retry_after_secs) {
+  count_status(module.cells, status);
+  problem(exchange, status, detail, retry_after_secs);
 }
 
 // Slow uploads may hold half of the permits: a share for each worker.
@@ -161,30 +158,12 @@ std::uint64_t Service::open_bodies_max() const {
       1, context_.settings.max_concurrent_requests / 2 / context_.settings.workers);
 }
 
-// Further ones take a permit when their body is here, or 64 KiB of it.
-void Service::wait_for_body(http::Exchange& exchange, std::string_view path_query) {
-  if (context_.waiting_bodies >= context_.settings.max_concurrent_requests) {
-    context_.segment.count_failure(context_.slot, shared::GuestFailure::kOverload);
-    problem(exchange, 503, "too many requests at once");
-    return;
-  }
-  pool_.get().begin(exchange, path_query, shared::RequestPermit());
-}
-
-void Service::built_in(http::Exchange& exchange, const Route& to) {
+void Service::built_in(http::Exchange& exchange, const Routed& to) {
   const std::string_view method = exchange.head().method;
-  if (to.to == Route::To::kNoModule) {
-    problem(exchange, 404, "No module specified. Use /run/<module>/");
-    return;
-  }
-  if (to.to == Route::To::kUnknownModule) {
-    problem(exchange, 404, fmt::format("module not found: {}", to.module));
-    return;
-  }
   const bool draining = context_.segment.draining();
-  if (method == "OPTIONS" || to.to == Route::To::kServer) {
+  if (method == "OPTIONS" || to.to == Routed::To::kServer) {
     Answer answer;
-    answer.status = draining && to.to != Route::To::kLive ? 503 : 200;
+    answer.status = draining && to.to != Routed::To::kLive ? 503 : 200;
     answer.allow = true;
     send(exchange, answer);
     return;
@@ -200,7 +179,7 @@ void Service::built_in(http::Exchange& exchange, const Route& to) {
     return;
   }
   Answer answer;
-  if (to.to == Route::To::kMetrics) {
+  if (to.to == Routed::To::kMetrics) {
     const shared::Totals totals = context_.segment.totals();
     MetricsView view;
     view.totals = &totals;
@@ -210,11 +189,11 @@ void Service::built_in(http::Exchange& exchange, const Route& to) {
     answer.type = kMetricsType;
   } else {
     HealthView view = health(query_of(exchange.head().path_query));
-    if (to.to == Route::To::kLive) {
+    if (to.to == Routed::To::kLive) {
       view.status = "live";
     } else if (view.status != "ready") {
       answer.status = 503;
-      answer.retry_after = true;
+      answer.retry_after_secs = 1;
     }
     write_health(context_.text, view);
     answer.type = "application/json";
@@ -237,8 +216,9 @@ void Service::send(http::Exchange& exchange, const Answer& answer) {
   if (answer.allow) {
     fields.push_back({"Allow", kAllow});
   }
-  if (answer.retry_after) {
-    fields.push_back({"Retry-After", "1"});
+  const fmt::format_int seconds(answer.retry_after_secs);
+  if (answer.retry_after_secs != 0) {
+    fields.push_back({"Retry-After", {seconds.data(), seconds.size()}});
   }
   fields.push_back({"X-Request-ID", telemetry::view(id)});
   fields.push_back({"traceparent", telemetry::view(traceparent)});
@@ -250,13 +230,14 @@ void Service::send(http::Exchange& exchange, const Answer& answer) {
   exchange.respond(head, answer.body);
 }
 
-void Service::problem(http::Exchange& exchange, int status, std::string_view detail) {
+void Service::problem(http::Exchange& exchange, int status, std::string_view detail,
+                      std::uint32_t retry_after_secs) {
   write_problem(context_.text, status, detail);
   Answer answer;
   answer.status = status;
   answer.type = kProblemType;
   answer.body = context_.text;
-  answer.retry_after = status == 503;
+  answer.retry_after_secs = retry_after_secs != 0 ? retry_after_secs : status == 503 ? 1 : 0;
   answer.allow = status == 405;
   send(exchange, answer);
 }
@@ -277,7 +258,7 @@ std::string_view Service::status_now() const {
   if (context_.segment.draining()) {
     return "draining";
   }
-  return context_.component != nullptr ? "ready" : "starting";
+  return context_.ready ? "ready" : "starting";
 }
 
 std::uint64_t Service::resident_bytes() {
@@ -297,10 +278,8 @@ std::uint64_t Service::resident_bytes() {
 HealthView Service::health(std::string_view query) {
   HealthView view;
   view.status = status_now();
-  view.cache_size = context_.component != nullptr ? 1 : 0;
-  view.cache_capacity = kCacheCapacity;
-  view.cache_bytes = context_.component != nullptr ? context_.component->bytes() : 0;
-  view.cache_max_bytes = kCacheBytesMax;
+  view.cache_capacity = context_.settings.cache_size;
+  view.cache_max_bytes = context_.settings.max_cache_bytes;
   view.workers = context_.segment.header().workers.load();
   for (std::size_t slot = 0; slot < context_.segment.slots(); ++slot) {
     view.total_requests +=
@@ -310,9 +289,31 @@ HealthView Service::health(std::string_view query) {
   view.resident_bytes = resident_bytes();
   view.memory_limit_per_request = context_.settings.guest.memory_limit_bytes;
   view.verbose = is_verbose(query);
-  view.loaded_module =
-      context_.component != nullptr ? context_.settings.component_name : std::string_view();
+  add_modules(view);
   return view;
+}
+
+// Of all workers: a module that several have loaded counts once, as its pages do.
+void Service::add_modules(HealthView& view) {
+  const shared::ModuleTable& table = context_.segment.modules();
+  loaded_.clear();
+  context_.modules->index().refresh();
+  context_.modules->index().each([&](const ModuleEntry& module) {
+    ++view.modules;
+    view.modules_broken +=
+        module.state == shared::RowState::kBroken || module.cached.broken ? 1 : 0;
+    view.modules_compiling += module.state == shared::RowState::kCompiling ? 1 : 0;
+    view.modules_pending += module.pending ? 1 : 0;
+    for (std::size_t slot = 0; slot < context_.segment.slots(); ++slot) {
+      if (table.cells(module.row, slot).loaded.load(std::memory_order_relaxed) != 0) {
+        ++view.cache_size;
+        view.cache_bytes += module.artefact_bytes;
+        loaded_.push_back(module.label);
+        break;
+      }
+    }
+  });
+  view.loaded_modules = loaded_;
 }
 
 }  // namespace mik::runtime

@@ -1,4 +1,4 @@
-// Answers requests: the built-in endpoints itself, all else by the component. Confined to the loop
+// Answers requests: the built-in endpoints itself, all else by modules. Confined to the loop
 // thread.
 #pragma once
 
@@ -10,28 +10,9 @@
 #include "runtime/answers.hpp"
 #include "runtime/context.hpp"
 #include "runtime/guest_exchange.hpp"
+#include "runtime/router.hpp"
 
 namespace mik::runtime {
-
-// Where a path leads. Built-in paths win; the query plays no part.
-struct Route {
-  enum class To : std::uint8_t {
-    kComponent,
-    kHealth,
-    kLive,
-    kReady,
-    kMetrics,
-    kNoModule,
-    kUnknownModule,
-    kServer
-  };
-  To to = To::kComponent;
-  std::string path_query;  // for the component, when it is not what came: "/run/m?x" -> "/?x"
-  std::string_view rest;   // for the component: part of what came, or of path_query
-  std::string module;      // kUnknownModule: decoded
-};
-// `path_query` as in http::RequestHead; `component` is the name under /run/.
-Route route(std::string_view path_query, std::string_view component);
 
 class Service final : public http::Service {
  public:
@@ -41,24 +22,28 @@ class Service final : public http::Service {
   void describe_failure(int status, std::string_view detail, std::string& field_lines,
                         std::string& body) override;
 
-  // The component will never be there.
-  void component_failed() noexcept { component_failed_ = true; }
-
  private:
   struct Answer;
-  void built_in(http::Exchange& exchange, const Route& route);
+  void built_in(http::Exchange& exchange, const Routed& to);
   void send(http::Exchange& exchange, const Answer& answer);
-  void problem(http::Exchange& exchange, int status, std::string_view detail);
-  void to_component(http::Exchange& exchange, std::string_view path_query);
-  void wait_for_body(http::Exchange& exchange, std::string_view path_query);
+  void problem(http::Exchange& exchange, int status, std::string_view detail,
+               std::uint32_t retry_after_secs = 0);
+  void to_module(http::Exchange& exchange, const Routed& to);
+  void refuse(http::Exchange& exchange, ModuleEntry& module, int status, std::string_view detail,
+              std::uint32_t retry_after_secs = 0);
+  bool may_enter(http::Exchange& exchange, GuestRequest& request);
+  void refuse_entry(http::Exchange& exchange, ModuleEntry& module, reliability::RefusedBy by);
   std::uint64_t open_bodies_max() const;
   std::string_view status_now() const;
   HealthView health(std::string_view query);
+  void add_modules(HealthView& view);
   std::uint64_t resident_bytes();
 
   Context& context_;
   GuestExchangePool& pool_;
-  bool component_failed_ = false;
+  const Router router_;
+  RouteBuffer route_buffer_;
+  std::vector<std::string_view> loaded_;  // for the health document
   std::uint64_t resident_bytes_ = 0;
   base::Time resident_read_;
 };

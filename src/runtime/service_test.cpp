@@ -7,53 +7,10 @@
 namespace mik::runtime {
 namespace {
 
-using To = Route::To;
-
-TEST(Route, BuiltInPathsWin) {
-  EXPECT_EQ(route("/health", "app").to, To::kHealth);
-  EXPECT_EQ(route("/health?verbose=1", "app").to, To::kHealth);
-  EXPECT_EQ(route("/health/live", "app").to, To::kLive);
-  EXPECT_EQ(route("/health/ready", "app").to, To::kReady);
-  EXPECT_EQ(route("/metrics", "app").to, To::kMetrics);
-  EXPECT_EQ(route("*", "app").to, To::kServer);
-  for (const char* path :
-       {"/", "/health/", "/healthy", "/metrics/", "/runs", "//health", "/a?/health"}) {
-    EXPECT_EQ(route(path, "app").to, To::kComponent) << path;
-    EXPECT_EQ(route(path, "app").rest, path);
-  }
-}
-
-// G1, G3: the rest and the query reach the guest as they came.
-TEST(Route, TheRestUnderRunIsUntouched) {
-  const std::map<std::string, std::string> expected = {{"/run/app", "/"},
-                                                       {"/run/app/", "/"},
-                                                       {"/run/app?x=1", "/?x=1"},
-                                                       {"/run/app/a/b?x=1", "/a/b?x=1"},
-                                                       {"/run/app////", "////"},
-                                                       {"/run/app/a%2Fb", "/a%2Fb"},
-                                                       {"/run/app/a/../b", "/a/../b"},
-                                                       {"/run/app/a%20b?c%20d", "/a%20b?c%20d"},
-                                                       {"/run/%61pp/x", "/x"},
-                                                       {"/run/app?", "/?"}};
-  for (const auto& [path, rest] : expected) {
-    const Route to = route(path, "app");
-    EXPECT_EQ(to.to, To::kComponent) << path;
-    EXPECT_EQ(to.rest, rest) << path;
-  }
-}
-
-TEST(Route, OtherModulesAreUnknown) {
-  EXPECT_EQ(route("/run", "app").to, To::kNoModule);
-  EXPECT_EQ(route("/run/", "app").to, To::kNoModule);
-  EXPECT_EQ(route("/run//x", "app").to, To::kNoModule);
-  EXPECT_EQ(route("/run/other/x", "app").to, To::kUnknownModule);
-  EXPECT_EQ(route("/run/a%2fb", "app").module, "a/b");
-  EXPECT_EQ(route("/run/App", "app").to, To::kUnknownModule);
-}
-
 class ServiceTest : public TestWorker {
  protected:
   Service service_{context_, pool_};
+  void SetUp() override { ASSERT_TRUE(load(module())); }
   TestExchange& ask(TestExchange& exchange) {
     service_.on_request(exchange);
     turn(2);
@@ -76,13 +33,13 @@ TEST_F(ServiceTest, HealthIsTheGuidesDocument) {
 }
 
 TEST_F(ServiceTest, ReadinessFollowsTheComponentAndTheDrain) {
-  context_.component = nullptr;
+  context_.ready = false;
   TestExchange starting("/health");
   EXPECT_EQ(ask(starting).status, 503);
   EXPECT_NE(starting.body.find("\"starting\""), std::string::npos);
   TestExchange live("/health/live");
   EXPECT_EQ(ask(live).status, 200);
-  context_.component = &component_;
+  context_.ready = true;
   segment_.set_draining();
   TestExchange draining("/health/ready");
   EXPECT_EQ(ask(draining).status, 503);
@@ -117,6 +74,7 @@ TEST_F(ServiceTest, UnknownModulesAre404WithTheReferencesText) {
 
 TEST_F(ServiceTest, TheGlobalLimitIsA503WithRetryAfterAndHealthIsExempt) {
   settings_.max_concurrent_requests = 1;
+  make_gate();
   TestExchange first("/sleep?100000");
   ask(first);
   TestExchange second("/hello");
@@ -133,6 +91,7 @@ TEST_F(ServiceTest, TheGlobalLimitIsA503WithRetryAfterAndHealthIsExempt) {
 // risks.md 7: slow uploads do not take all permits.
 TEST_F(ServiceTest, BodiesThatAreOpenHoldHalfOfThePermitsAtMost) {
   settings_.max_concurrent_requests = 4;
+  make_gate();
   std::vector<std::unique_ptr<TestExchange>> slow;
   for (int i = 0; i < 3; ++i) {
     slow.push_back(std::make_unique<TestExchange>("/echo", http::BodyKind::kChunked));
@@ -162,6 +121,7 @@ TEST_F(ServiceTest, BodiesThatAreOpenHoldHalfOfThePermitsAtMost) {
 
 TEST_F(ServiceTest, ABodyThatWasWaitedForMayFindNoPermit) {
   settings_.max_concurrent_requests = 1;
+  make_gate();
   TestExchange first("/echo", http::BodyKind::kChunked);
   ask(first);
   TestExchange second("/echo", http::BodyKind::kChunked);

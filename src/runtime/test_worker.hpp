@@ -8,6 +8,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
@@ -17,7 +18,10 @@
 #include "http/exchange.hpp"
 #include "net/loop.hpp"
 #include "runtime/context.hpp"
+#include "runtime/gate.hpp"
 #include "runtime/guest_exchange.hpp"
+#include "runtime/module_cache.hpp"
+#include "runtime/module_loader.hpp"
 #include "runtime/scheduler.hpp"
 
 namespace mik::runtime {
@@ -130,27 +134,129 @@ class TestExchange final : public http::Exchange {
   http::Outcome outcome_ = http::Outcome::kComplete;
 };
 
+// Loads at once what every name asks for, unless told otherwise. Used on the pool: set it before.
+class TestLoader final : public ModuleLoader {
+ public:
+  explicit TestLoader(const engine::Engine& engine) : engine_(engine) {}
+  base::Result<LoadedModule> load(const LoadRequest& request) const override {
+    const std::scoped_lock lock(mutex_);
+    ++loads_;
+    if (const auto found = errors_.find(request.name); found != errors_.end()) {
+      return found->second;
+    }
+    engine::ComponentOptions options;
+    options.reuse_max = request.guest->reuse;
+    MIK_TRY_ASSIGN(engine::Component component, engine::Component::load(engine_, 0, options));
+    return LoadedModule{std::move(component), request.digest.value_or(shared::Digest{})};
+  }
+  void fail(const std::string& name, base::Error error) {
+    const std::scoped_lock lock(mutex_);
+    errors_.insert_or_assign(name, std::move(error));
+  }
+  void heal(const std::string& name) {
+    const std::scoped_lock lock(mutex_);
+    errors_.erase(name);
+  }
+  std::size_t loads() const {
+    const std::scoped_lock lock(mutex_);
+    return loads_;
+  }
+
+ private:
+  const engine::Engine& engine_;
+  mutable std::mutex mutex_;
+  mutable std::size_t loads_ = 0;              // guarded by mutex_
+  std::map<std::string, base::Error> errors_;  // guarded by mutex_
+};
+
 class TestWorker : public ::testing::Test,
                    public engine::Guests::Observer,
                    public OutboundSink,
-                   public Outbound {
+                   public Outbound,
+                   public ModuleCache::Host {
  protected:
   TestWorker() {
+    settings_.component_path = "/modules/app.wasm";
     settings_.component_name = "app";
     settings_.log_level = config::LogLevel::kTrace;
     segment_.begin(0, 1);
     context_.guests = guests_.get();
     context_.scheduler = &scheduler_;
     context_.outbound = this;
-    context_.component = &component_;
+    context_.modules = &modules_;
+    make_gate();
+    context_.ready = true;
     loop_->set_hook(&scheduler_);
+    add_module("", "app");
+    EXPECT_TRUE(modules_.start().has_value());
   }
   ~TestWorker() override { loop_->set_hook(nullptr); }
 
+  // Again when a limit in settings_ has changed.
+  void make_gate() {
+    gate_.emplace(*loop_, segment_, 0, settings_);
+    context_.gate = &*gate_;
+  }
+  // A row of the table with an artefact.
+  std::uint32_t add_module(std::string_view tenant, std::string_view name,
+                           std::uint8_t digest = 1) {
+    const std::uint32_t row = segment_.modules().add(tenant, name).value();
+    shared::Digest bytes{};
+    bytes[0] = digest;
+    segment_.modules().publish(row, bytes, 4096);
+    return row;
+  }
+  std::shared_ptr<ModuleEntry> module(std::string_view name = "app", std::string_view tenant = "") {
+    modules_.index().refresh();
+    const auto* found = modules_.index().find(tenant, name);
+    return found == nullptr ? nullptr : *found;
+  }
+  // Turns until it is loaded; false after 5 s.
+  bool load(const std::shared_ptr<ModuleEntry>& entry) {
+    modules_.preload(entry);
+    return turn_until([&] { return modules_.loaded(*entry); });
+  }
+  template <class F>
+  bool turn_until(F&& condition) {
+    const base::Time give_up = base::Clock::now() + std::chrono::seconds(5);
+    while (!condition() && base::Clock::now() < give_up) {
+      loop_->run_once(std::chrono::milliseconds(5));
+    }
+    return condition();
+  }
+
   GuestExchange& begin(TestExchange& exchange) {
+    EXPECT_TRUE(load(module()));
     GuestExchange& guest = pool_.get();
-    guest.begin(exchange, exchange.head().path_query, segment_.try_acquire(0, 1000).value());
+    GuestRequest request{module(), exchange.head().path_query, {}, {}, false};
+    request.ticket = gate_->ask_breaker(*request.module).ticket;
+    EXPECT_EQ(gate_->try_enter(*request.module, request.permit), reliability::RefusedBy::kNone);
+    guest.begin(exchange, std::move(request));
     return guest;
+  }
+  // The same, whether it is loaded or not.
+  GuestExchange& begin_cold(TestExchange& exchange) {
+    GuestExchange& guest = pool_.get();
+    guest.begin(exchange, {module(), exchange.head().path_query, {}, {}, false});
+    return guest;
+  }
+  // From now on "app" has no artefact, and who wants it waits; until it has one, or is broken.
+  void hold_module() {
+    loader_.fail("app", base::Error(base::ErrorCode::kArtefact, "none"));
+    modules_.preload(module());
+    EXPECT_TRUE(turn_until([&] { return !told<shared::NeedArtefact>().empty(); }));
+  }
+  void release_module() {
+    loader_.heal("app");
+    const auto entry = module();
+    modules_.on_message(shared::ArtefactReady{entry->row, entry->incarnation, {}, 0});
+    EXPECT_TRUE(turn_until([&] { return modules_.loaded(*entry); }));
+  }
+  void break_module() {
+    const auto entry = module();
+    segment_.modules().set_state(entry->row, shared::RowState::kBroken, "bad");
+    modules_.on_message(shared::ArtefactFailed{entry->row, entry->incarnation,
+                                               base::ErrorCode::kCompile, "bad", ""});
   }
   void turn(int count = 1) {
     for (int i = 0; i < count; ++i) {
@@ -159,11 +265,7 @@ class TestWorker : public ::testing::Test,
   }
   // Turns until the exchange is closed; false after 5 s.
   bool wait(const TestExchange& exchange) {
-    const base::Time give_up = base::Clock::now() + std::chrono::seconds(5);
-    while (!exchange.closed && base::Clock::now() < give_up) {
-      loop_->run_once(std::chrono::milliseconds(5));
-    }
-    return exchange.closed;
+    return turn_until([&] { return exchange.closed; });
   }
   std::uint64_t active() { return segment_.totals().active_requests; }
 
@@ -175,22 +277,50 @@ class TestWorker : public ::testing::Test,
   void on_outbound(const engine::OutboundEvents&) override {}
   void begin(engine::OutboundId id, const GuestExchange&) override { guests_->refuse(id, 16); }
 
+  bool tell_supervisor(const shared::Message& message) override {
+    told_.push_back(message);
+    return reachable_;
+  }
+  void on_module_loaded(const ModuleEntry&) override { ++loaded_; }
+  void on_artefact_refused(const ModuleEntry&, const base::Error&) override { ++refused_; }
+  void on_module_failed(const ModuleEntry&, const base::Error& error) override {
+    failures_.push_back(error.to_string());
+  }
+  template <class M>
+  std::vector<M> told() const {
+    std::vector<M> found;
+    for (const shared::Message& message : told_) {
+      if (const auto* one = std::get_if<M>(&message)) {
+        found.push_back(*one);
+      }
+    }
+    return found;
+  }
+
+  static constexpr std::size_t kModulesMax = 64;
+  static constexpr std::size_t kInstances = 40;
   config::Settings settings_;
   std::unique_ptr<net::Loop> loop_ = net::Loop::create().value();
-  shared::Segment segment_ = shared::Segment::create(1).value();
+  shared::Segment segment_ = shared::Segment::create(1, kModulesMax, kModulesMax).value();
   base::Fd null_{::open("/dev/null", O_WRONLY | O_CLOEXEC)};
   telemetry::Log log_{null_.get(), config::LogLevel::kTrace, config::LogFormat::kJson,
                       telemetry::Writing::kDirect};
   engine::Engine engine_ = engine::Engine::create({}).value();
-  engine::Component component_ = engine::Component::load(engine_, 0, {}).value();
   engine::Ticker ticker_{engine_};
   std::unique_ptr<engine::Guests> guests_ = engine::Guests::create(engine_, *this).value();
-  Context context_{settings_, *loop_,  segment_, 0,       log_, telemetry::Random(7),
-                   nullptr,   nullptr, nullptr,  nullptr, {},   {}};
-  static constexpr std::size_t kInstances = 40;
+  Context context_{settings_, *loop_, segment_, 0, log_, telemetry::Random(7)};
+  net::Offload offload_{*loop_, 2, 64};
+  TestLoader loader_{engine_};
+  ModuleCache modules_{{settings_, segment_, 0, *loop_, offload_, loader_, *guests_, *this}};
+  std::optional<Gate> gate_;
   Scheduler scheduler_{*guests_, ticker_, *this, kInstances};
   GuestExchangePool pool_{context_};
   std::string output_;
+  std::vector<shared::Message> told_;
+  bool reachable_ = true;
+  std::size_t loaded_ = 0;
+  std::size_t refused_ = 0;
+  std::vector<std::string> failures_;
 };
 
 }  // namespace mik::runtime

@@ -12,8 +12,6 @@
 #include <fmt/format.h>
 
 #include "engine/engine.hpp"
-#include "http/allow_list.hpp"
-#include "http/client.hpp"
 #include "http/server.hpp"
 #include "http/server_tls.hpp"
 #include "net/loop.hpp"
@@ -22,8 +20,10 @@
 #include "runtime/artefact_store.hpp"
 #include "runtime/compile_child.hpp"
 #include "runtime/context.hpp"
+#include "runtime/gate.hpp"
 #include "runtime/guest_exchange.hpp"
-#include "runtime/module_file.hpp"
+#include "runtime/module_cache.hpp"
+#include "runtime/module_loader.hpp"
 #include "runtime/outbound.hpp"
 #include "runtime/scheduler.hpp"
 #include "runtime/service.hpp"
@@ -48,18 +48,6 @@ http::Limits limits_of(const config::Settings& settings) {
   limits.idle_timeout = settings.idle_timeout;
   limits.body_timeout = settings.body_timeout;
   return limits;
-}
-
-http::PrivatePolicy private_policy(config::HttpPrivate setting) noexcept {
-  switch (setting) {
-    case config::HttpPrivate::kDeny:
-      return http::PrivatePolicy::kDeny;
-    case config::HttpPrivate::kAllow:
-      return http::PrivatePolicy::kAllow;
-    case config::HttpPrivate::kNamed:
-      break;
-  }
-  return http::PrivatePolicy::kNamed;
 }
 
 // The guests' turn, and the log's.
@@ -104,7 +92,10 @@ class GuestObserver final : public engine::Guests::Observer {
 };
 
 // Built bottom up, destroyed in reverse.
-class Worker final : public http::ConnectionObserver, public AcceptorEvents, public net::IoHandler {
+class Worker final : public http::ConnectionObserver,
+                     public AcceptorEvents,
+                     public ModuleCache::Host,
+                     public net::IoHandler {
  public:
   Worker(shared::WorkerBoot boot, config::Settings settings, shared::Segment segment,
          std::unique_ptr<net::Loop> loop);
@@ -125,16 +116,20 @@ class Worker final : public http::ConnectionObserver, public AcceptorEvents, pub
   void on_accept_error(const base::Error& error) override {
     log_.line(telemetry::Level::kWarn, "Cannot accept connections").str("error", error.to_string());
   }
+  // ModuleCache::Host
+  bool tell_supervisor(const shared::Message& message) override;
+  void on_module_loaded(const ModuleEntry& entry) override;
+  void on_artefact_refused(const ModuleEntry& entry, const base::Error& error) override;
+  void on_module_failed(const ModuleEntry& entry, const base::Error& error) override;
   // net::IoHandler: the control channel.
   void on_io(std::uint32_t events) override;
 
  private:
   base::Result<void> start_engine();
   base::Result<void> start_services();
-  base::Result<void> load_component();
+  base::Result<void> serve();
   base::Result<void> become_ready();
   void on_message(const shared::Message& message);
-  void on_artefact(const base::Result<void>& outcome);
   void drain(base::Time deadline, Acceptor::End end);
   void on_drain_deadline();
 
@@ -150,12 +145,12 @@ class Worker final : public http::ConnectionObserver, public AcceptorEvents, pub
   std::size_t instances_max_ = 0;
   std::optional<engine::Engine> engine_;
   std::optional<ArtefactStore> store_;
-  std::optional<engine::Component> component_;
   std::optional<engine::Ticker> ticker_;
   std::unique_ptr<engine::Guests> guests_;
-  http::AllowList allowed_;
   std::optional<net::Offload> offload_;
-  std::optional<http::Client> client_;
+  std::optional<ArtefactLoader> loader_;
+  std::optional<ModuleCache> modules_;
+  std::optional<Gate> gate_;
   std::optional<OutboundExchanges> outbound_;
   std::optional<Scheduler> scheduler_;
   std::optional<WorkerTurn> turn_;
@@ -178,8 +173,7 @@ Worker::Worker(shared::WorkerBoot boot, config::Settings settings, shared::Segme
       control_(std::move(boot_.control)),
       loop_(std::move(loop)),
       log_(kStdout, settings_.log_level, settings_.log_format),
-      context_{settings_, *loop_,  segment_, slot_,   log_, {},
-               nullptr,   nullptr, nullptr,  nullptr, {},   {}},
+      context_{settings_, *loop_, segment_, slot_, log_, {}},
       guest_observer_(*loop_),
       drain_timer_(net::Timer::of<&Worker::on_drain_deadline>(this)) {}
 
@@ -198,21 +192,20 @@ base::Result<void> Worker::start() {
   MIK_TRY(start_engine());
   MIK_TRY(start_services());
   MIK_TRY(acceptor_->start());
-  if (auto loaded = load_component(); !loaded.has_value()) {
-    const base::ErrorCode code = loaded.error().code();
-    if (code != base::ErrorCode::kNotFound && code != base::ErrorCode::kUntrusted &&
-        code != base::ErrorCode::kArtefact) {
-      return std::move(loaded).error().because(
-          fmt::format("cannot serve {}", settings_.component_path));
-    }
-    if (code == base::ErrorCode::kUntrusted) {
-      log_.line(telemetry::Level::kWarn, "Artefact refused; compiling again")
-          .str("error", loaded.error().to_string());
-    }
-    segment_.set_module(slot_, shared::ModuleState::kCompiling);
-    return control_.send(shared::NeedArtefact{0, segment_.modules().read(0).incarnation});
+  return serve();
+}
+
+base::Result<void> Worker::serve() {
+  if (!settings_.single_component()) {
+    return become_ready();
   }
-  return become_ready();
+  const std::shared_ptr<ModuleEntry>* component =
+      modules_->index().find("", settings_.component_name);
+  if (component == nullptr) {
+    return base::Error(base::ErrorCode::kInternal, "the component has no row in the module table");
+  }
+  modules_->preload(*component);
+  return {};
 }
 
 base::Result<void> Worker::start_engine() {
@@ -246,14 +239,18 @@ base::Result<void> Worker::start_engine() {
 }
 
 base::Result<void> Worker::start_services() {
-  MIK_TRY_ASSIGN(allowed_, http::AllowList::compile(settings_.guest.http_allowed,
-                                                    private_policy(settings_.http_private)));
   offload_.emplace(*loop_, kOffloadThreads, kOffloadQueue);
-  http::ClientOptions outgoing;
-  outgoing.ca_file = settings_.http_ca_file;
-  client_.emplace(*loop_, *offload_, std::move(outgoing), allowed_);
-  outbound_.emplace(context_, *client_);
-  scheduler_.emplace(*guests_, *ticker_, *outbound_, instances_max_);
+  loader_.emplace(settings_, *store_, *engine_);
+  modules_.emplace(
+      ModuleCache::Parts{settings_, segment_, slot_, *loop_, *offload_, *loader_, *guests_, *this});
+  context_.modules = &*modules_;
+  MIK_TRY(modules_->start());
+  gate_.emplace(*loop_, segment_, slot_, settings_);
+  context_.gate = &*gate_;
+  outbound_.emplace(context_, *offload_);
+  scheduler_.emplace(*guests_, *ticker_, *outbound_, instances_max_,
+                     settings_.single_component() ? Scheduler::Sharing::kOneModule
+                                                  : Scheduler::Sharing::kManyModules);
   context_.guests = guests_.get();
   context_.scheduler = &*scheduler_;
   context_.outbound = &*outbound_;
@@ -275,28 +272,56 @@ base::Result<void> Worker::start_services() {
   return {};
 }
 
-base::Result<void> Worker::load_component() {
-  MIK_TRY_ASSIGN(const std::string wasm, read_module(settings_, "", settings_.component_name));
-  MIK_TRY_ASSIGN(const ArtefactStore::Name name, store_->name_of(wasm, engine_->artefact_key()));
-  MIK_TRY_ASSIGN(const base::Fd artefact, store_->open_verified(name));
-  engine::ComponentOptions options;
-  options.memory_bytes_max = settings_.guest.memory_limit_bytes;
-  options.reuse_max = settings_.guest.reuse;
-  options.env = settings_.guest.env;
-  MIK_TRY_ASSIGN(auto component, engine::Component::load(*engine_, artefact.get(), options));
-  component_.emplace(std::move(component));
-  return {};
-}
-
 base::Result<void> Worker::become_ready() {
-  context_.component = &*component_;
+  context_.ready = true;
   segment_.set_module(slot_, shared::ModuleState::kReady);
   segment_.set_state(slot_, shared::WorkerState::kReady);
-  pool_->component_ready();
   return control_.send(shared::Ready{});
 }
 
-// TLS on every TCP bind; a unix socket is between processes of one machine.
+bool Worker::tell_supervisor(const shared::Message& message) {
+  if (!context_.ready && std::holds_alternative<shared::NeedArtefact>(message)) {
+    segment_.set_module(slot_, shared::ModuleState::kCompiling);
+  }
+  const auto sent = control_.open() ? control_.send(message)
+                                    : base::Error(base::ErrorCode::kSystem, "it is gone");
+  if (!sent.has_value()) {
+    log_.line(telemetry::Level::kError, "Cannot reach the supervisor")
+        .str("error", sent.error().to_string());
+  }
+  return sent.has_value();
+}
+
+void Worker::on_module_loaded(const ModuleEntry& /*entry*/) {
+  if (context_.ready) {
+    return;
+  }
+  if (const auto ready = become_ready(); !ready.has_value()) {
+    log_.line(telemetry::Level::kError, "Cannot reach the supervisor")
+        .str("error", ready.error().to_string());
+  }
+}
+
+void Worker::on_artefact_refused(const ModuleEntry& entry, const base::Error& error) {
+  log_.line(telemetry::Level::kWarn, "Artefact refused; compiling again")
+      .str("module", entry.label)
+      .str("error", error.to_string());
+}
+
+void Worker::on_module_failed(const ModuleEntry& entry, const base::Error& error) {
+  if (context_.ready || draining_) {
+    log_.line(telemetry::Level::kWarn, "Module cannot be loaded")
+        .str("module", entry.label)
+        .str("error", error.to_string());
+    return;
+  }
+  report_fatal(error);
+  // One that stayed would accept its share of connections, for nothing but 502, beside others that
+  // serve.
+  exit_code_ = 1;
+  loop_->stop();
+}
+
 void Worker::on_socket(base::Fd socket) {
   int family = AF_UNIX;
   socklen_t size = sizeof family;
@@ -336,38 +361,18 @@ void Worker::on_io(std::uint32_t /*events*/) {
 }
 
 void Worker::on_message(const shared::Message& message) {
-  if (std::holds_alternative<shared::ArtefactReady>(message)) {
-    if (context_.component == nullptr) {
-      on_artefact(load_component());
-    }
+  if (const auto* ready = std::get_if<shared::ArtefactReady>(&message)) {
+    modules_->on_message(*ready);
   } else if (const auto* failed = std::get_if<shared::ArtefactFailed>(&message)) {
-    if (context_.component == nullptr) {
-      on_artefact(shared::to_error(*failed));
-    }
+    modules_->on_message(*failed);
+  } else if (const auto* prepare = std::get_if<shared::Prepare>(&message)) {
+    modules_->on_message(*prepare);
   } else if (const auto* order = std::get_if<shared::Drain>(&message)) {
     drain(base::from_ns(order->deadline_ns),
           order->generation_only ? Acceptor::End::kGeneration : Acceptor::End::kFamily);
   }
 }
 
-void Worker::on_artefact(const base::Result<void>& outcome) {
-  if (outcome.has_value()) {
-    if (const auto ready = become_ready(); !ready.has_value()) {
-      log_.line(telemetry::Level::kError, "Cannot reach the supervisor")
-          .str("error", ready.error().to_string());
-    }
-    return;
-  }
-  service_->component_failed();
-  pool_->component_failed();
-  report_fatal(outcome.error());
-  // One that stayed would accept its share of connections, for nothing but 502, beside others that
-  // serve.
-  exit_code_ = 1;
-  loop_->stop();
-}
-
-// Again when the family ends after the worker's generation did.
 void Worker::drain(base::Time deadline, Acceptor::End end) {
   acceptor_->stop(end);
   loop_->wheel().arm(drain_timer_,
@@ -375,7 +380,7 @@ void Worker::drain(base::Time deadline, Acceptor::End end) {
   if (std::exchange(draining_, true)) {
     return;
   }
-  client_->drain();
+  outbound_->drain();
   server_->drain([this] { loop_->stop(); });
 }
 

@@ -218,17 +218,21 @@ class ServeTest(Case):
     # ---- refused by the host
 
     def test_unknown_modules_are_404(self):
-        for target in ("/run/other", "/run/other/", "/run/lab2/x", "/run/LAB/", "/run/..%2flab/", "/run/%00/"):
+        for target in ("/run/other", "/run/other/", "/run/lab2/x", "/run/LAB/"):
             problem = self.assert_problem(self.server.get(target), 404)
             self.assertIn("module not found: ", problem["error"])
+        for target in ("/run/..%2flab/", "/run/%00/", "/run/.."):
+            problem = self.assert_problem(self.server.get(target), 400)
+            self.assertIn("invalid request: ", problem["error"])
         for target in ("/run", "/run/", "/run//lab"):
             problem = self.assert_problem(self.server.get(target), 404)
             self.assertIn("No module specified", problem["error"])
 
     def test_problem_answers_have_an_id_and_stay_json(self):
-        response = self.server.get('/run/"\\%0a%ff/')
-        self.assert_problem(response, 404)
-        response.one("x-request-id")
+        for target, status in (('/run/"\\%0a%ff/', 400), ('/run/"x"/', 404)):
+            response = self.server.get(target)
+            self.assert_problem(response, status)
+            response.one("x-request-id")
 
     def test_bad_requests_are_400_and_close(self):
         for raw in (b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",

@@ -1,0 +1,243 @@
+// How a request ends: the host's answers in place of the guest's, what is counted, the log line.
+#include <algorithm>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "runtime/answers.hpp"
+#include "runtime/guest_exchange.hpp"
+
+namespace mik::runtime {
+
+namespace {
+
+using shared::GuestFailure;
+
+struct FailureAnswer {
+  int status;
+  GuestFailure counted;
+};
+
+constexpr std::uint32_t kRetryAfterSecs = 1;  // where nothing better is known
+
+// risks: 504 for a CPU budget used up, 507 when memory was refused, 502 for all that is the guest's
+// own doing.
+FailureAnswer answer_to(engine::Failure failure) noexcept {
+  switch (failure) {
+    case engine::Failure::kCpu:
+      return {504, GuestFailure::kCpuBudget};
+    case engine::Failure::kMemory:
+      return {507, GuestFailure::kMemory};
+    case engine::Failure::kBusy:
+      return {503, GuestFailure::kOverload};
+    case engine::Failure::kNoResponse:
+      return {502, GuestFailure::kNoResponse};
+    case engine::Failure::kGuestError:
+      return {502, GuestFailure::kErrorCode};
+    case engine::Failure::kInternal:
+      return {500, GuestFailure::kOther};
+    case engine::Failure::kTrap:
+    case engine::Failure::kBody:
+      return {502, GuestFailure::kTrap};
+  }
+  return {502, GuestFailure::kTrap};
+}
+
+// For the client: what happened, without the guest's insides.
+std::string_view public_text(engine::Failure failure) noexcept {
+  switch (failure) {
+    case engine::Failure::kCpu:
+      return "the module used up its CPU time";
+    case engine::Failure::kMemory:
+      return "the module reached its memory limit";
+    case engine::Failure::kBusy:
+      return "no instance of the module is free";
+    case engine::Failure::kNoResponse:
+      return "the module returned without a response";
+    case engine::Failure::kGuestError:
+      return "the module answered with an error";
+    case engine::Failure::kInternal:
+      return "internal error";
+    case engine::Failure::kTrap:
+    case engine::Failure::kBody:
+      return "the module failed";
+  }
+  return "the module failed";
+}
+
+std::string_view label(http::Outcome outcome) noexcept {
+  switch (outcome) {
+    case http::Outcome::kComplete:
+      return "complete";
+    case http::Outcome::kCut:
+      return "cut";
+    case http::Outcome::kClientGone:
+      return "client_gone";
+    case http::Outcome::kTimeout:
+      return "client_timeout";
+    case http::Outcome::kShutdown:
+      return "shutdown";
+  }
+  return "complete";
+}
+
+}  // namespace
+
+void GuestExchange::send_failure(engine::RequestFailure failure) {
+  error_ = failure.text;
+  failed_ = failure.failure != engine::Failure::kBusy;
+  const FailureAnswer to = answer_to(failure.failure);
+  count_failure(to.counted);
+  answer(to.status, public_text(failure.failure));
+}
+
+void GuestExchange::answer(int status, std::string_view detail, std::uint32_t retry_after_secs) {
+  release_guest();
+  forget_saved();
+  deadline_timer_.disarm();
+  write_problem(context_.text, status, detail);
+  const auto traceparent = telemetry::format_traceparent(trace_);
+  std::vector<http::Field>& fields = context_.fields;
+  fields.clear();
+  fields.push_back({"Content-Type", kProblemType});
+  fields.push_back({"X-Request-ID", telemetry::view(request_id_)});
+  fields.push_back({"traceparent", telemetry::view(traceparent)});
+  const fmt::format_int seconds(retry_after_secs != 0 ? retry_after_secs : kRetryAfterSecs);
+  if (retry_after_secs != 0 || status == 503) {
+    fields.push_back({"Retry-After", {seconds.data(), seconds.size()}});
+  }
+  http::ResponseHead head;
+  head.status = status;
+  head.fields = fields;
+  exchange_->respond(head, context_.text);
+}
+
+void GuestExchange::on_deadline() {
+  if (exchange_ == nullptr) {
+    return;
+  }
+  count_failure(GuestFailure::kDeadline);
+  if (head_sent_) {
+    cut_stream();
+    return;
+  }
+  failed_ = id_ != 0;  // what it waited for before is not the module's doing
+  const auto seconds =
+      std::chrono::duration_cast<std::chrono::duration<double>>(module_->guest.execution_timeout);
+  error_ = fmt::format("no response within execution_timeout_secs ({})", seconds.count());
+  answer(504, "the module did not answer in time");
+}
+
+void GuestExchange::cut_stream() {
+  failed_ = context_.loop.now() < stream_end_;
+  error_ = failed_ ? "the module produced nothing for stream_idle_secs"
+                   : "the response took longer than stream_max_secs";
+  release_guest();
+  cut_ = true;
+  exchange_->abort();
+}
+
+void GuestExchange::release_guest() {
+  if (id_ == 0) {
+    return;
+  }
+  stats_ = context_.guests->stats(id_);
+  context_.scheduler->remove(*this);
+  context_.guests->release(id_);
+  id_ = 0;
+  component_.reset();  // after the engine's own reference: the last one is dropped off the loop
+}
+
+void GuestExchange::on_closed(const http::Closed& closed) {
+  exchange_ = nullptr;
+  drop_open_body();
+  forget_saved();
+  deadline_timer_.disarm();
+  release_guest();
+  resolve_ticket();
+  const base::Duration took = base::Clock::now() - started_;
+  if (permit_.held()) {
+    permit_.release();
+    context_.gate->on_end(*module_, took);
+  }
+  count_closed(closed, took);
+  log_closed(closed, took);
+  if (!running_) {
+    pool_.put(*this);
+  }
+}
+
+// Once: what is said of a ticket that is resolved changes nothing.
+void GuestExchange::resolve_ticket() {
+  if (failed_ || (status_ >= 500 && context_.settings.breaker.guest_5xx)) {
+    ticket_.failure(context_.loop.now(), context_.gate->breaker_limits());
+  } else if (head_sent_) {
+    ticket_.success();
+  } else {
+    ticket_.ignored();
+  }
+}
+
+void GuestExchange::count_failure(GuestFailure failure) {
+  context_.segment.count_failure(context_.slot, failure);
+  shared::count(module_->cells.failures[static_cast<std::size_t>(failure)]);
+}
+
+void GuestExchange::count_closed(const http::Closed& closed, base::Duration took) {
+  shared::Counters& counters = context_.counters();
+  shared::ModuleCells& cells = module_->cells;
+  if (closed.status != 0) {
+    context_.segment.count_response(context_.slot, closed.status, took);
+    count_status(cells, closed.status);
+  }
+  if (closed.outcome == http::Outcome::kClientGone) {
+    shared::count(counters.client_gone);
+  }
+  shared::count(counters.bytes_in, closed.body_bytes_in);
+  shared::count(counters.bytes_out, closed.body_bytes_out);
+  shared::count(cells.bytes_in, closed.body_bytes_in);
+  shared::count(cells.bytes_out, closed.body_bytes_out);
+  shared::count(cells.cpu_ns, static_cast<std::uint64_t>(stats_.cpu.count()));
+  shared::count(cells.instantiate_ns, static_cast<std::uint64_t>(stats_.instantiate.count()));
+  shared::count(cells.outbound, stats_.outbound);
+}
+
+void GuestExchange::log_closed(const http::Closed& closed, base::Duration took) {
+  const telemetry::Level level = error_.empty() ? telemetry::Level::kInfo : telemetry::Level::kWarn;
+  if (!context_.log.enabled(level)) {
+    return;
+  }
+  const auto traceparent = telemetry::format_traceparent(trace_);
+  auto line = context_.log.line(level, error_.empty() ? "Request completed" : "Request failed");
+  line.str("request_id", telemetry::view(request_id_))
+      .str("trace_id", telemetry::view(traceparent).substr(3, 32))
+      .str("method", method_)
+      .str("path", path_)
+      .str("remote_addr", peer_)
+      .str("module", module_->label)
+      .num("status", closed.status)
+      .ms("duration_ms", took)
+      .ms("cpu_ms", stats_.cpu)
+      .num("bytes_in", static_cast<std::int64_t>(closed.body_bytes_in))
+      .num("bytes_out", static_cast<std::int64_t>(closed.body_bytes_out));
+  if (closed.outcome != http::Outcome::kComplete) {
+    line.str("outcome", label(closed.outcome));
+  }
+  if (!error_.empty()) {
+    line.str("error", error_);
+  }
+}
+
+void GuestExchange::on_guest_output(int stream, std::string_view text) noexcept {
+  if (!context_.log.enabled(telemetry::Level::kInfo)) {
+    return;
+  }
+  constexpr std::array<std::string_view, 3> kStreams = {"dropped", "stdout", "stderr"};
+  context_.log.line(telemetry::Level::kInfo, "Guest output")
+      .str("request_id", telemetry::view(request_id_))
+      .str("module", module_->label)
+      .str("stream", kStreams[static_cast<std::size_t>(std::clamp(stream, 0, 2))])
+      .str("text", text);
+}
+
+}  // namespace mik::runtime
