@@ -104,7 +104,21 @@ base::Result<SocketAddress> parse_socket_address(std::string_view text) {
   return address;
 }
 
+namespace {
+
+void share_port(int fd, bool share) noexcept {
+  const int value = share ? 1 : 0;
+  ::setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &value, sizeof value);
+}
+
+}  // namespace
+
 base::Result<base::Fd> listen_tcp(const SocketAddress& address, int backlog) {
+  return listen_tcp_beside(address, backlog, {});
+}
+
+base::Result<base::Fd> listen_tcp_beside(const SocketAddress& address, int backlog,
+                                         const std::vector<int>& overlapping) {
   base::Fd fd(::socket(address.storage.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   if (!fd.valid()) {
     return base::Error::from_errno("socket", errno);
@@ -114,8 +128,19 @@ base::Result<base::Fd> listen_tcp(const SocketAddress& address, int backlog) {
   if (address.storage.ss_family == AF_INET6) {
     ::setsockopt(fd.get(), IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof one);
   }
-  if (::bind(fd.get(), address.get(), address.length) != 0 || ::listen(fd.get(), backlog) != 0) {
-    const int error = errno;
+  // For this call alone, so that nobody else shares the port later.
+  share_port(fd.get(), !overlapping.empty());
+  for (const int other : overlapping) {
+    share_port(other, true);
+  }
+  const bool listens =
+      ::bind(fd.get(), address.get(), address.length) == 0 && ::listen(fd.get(), backlog) == 0;
+  const int error = errno;
+  share_port(fd.get(), false);
+  for (const int other : overlapping) {
+    share_port(other, false);
+  }
+  if (!listens) {
     if (error == EADDRINUSE) {
       return base::Error(base::ErrorCode::kAddressInUse,
                          fmt::format("{} is already in use", address.to_string()));

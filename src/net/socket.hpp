@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/fd.hpp"
 #include "base/result.hpp"
@@ -33,6 +34,11 @@ base::Result<SocketAddress> parse_socket_address(std::string_view text);
 // A bound, listening, non-blocking TCP socket with SO_REUSEADDR; IPv6 is IPv6 only. kAddressInUse
 // when it is taken.
 base::Result<base::Fd> listen_tcp(const SocketAddress& address, int backlog);
+// The same beside listening sockets of this process whose addresses overlap with this one
+// ("0.0.0.0" and "127.0.0.1" of one port), all of which are named. Who asks for the more exact
+// address gets it.
+base::Result<base::Fd> listen_tcp_beside(const SocketAddress& address, int backlog,
+                                         const std::vector<int>& overlapping);
 
 // A bound, listening, non-blocking unix socket with the mode 0660 whatever the umask. A socket file
 // on which nobody listens is replaced. For a process with one thread (it changes the umask for a

@@ -143,13 +143,23 @@ Listener::Listener(base::Fd fd, std::string bind, std::string address)
 
 Listener::~Listener() { remove_file(); }
 
-base::Result<std::unique_ptr<Listener>> Listener::open(std::string bind) {
+base::Result<std::unique_ptr<Listener>> Listener::open(
+    std::string bind, const std::vector<std::unique_ptr<Listener>>& ours) {
   base::Fd fd;
   if (bind.starts_with(kUnix)) {
     MIK_TRY_ASSIGN(fd, net::listen_unix(bind.substr(kUnix.size()), kBacklog));
   } else {
     MIK_TRY_ASSIGN(const net::SocketAddress address, net::parse_socket_address(bind));
-    auto opened = net::listen_tcp(address, kBacklog);
+    std::vector<int> overlapping;
+    for (const auto& other : ours) {
+      const auto theirs = net::parse_socket_address(other->address());
+      if (theirs && address.port() != 0 && theirs->port() == address.port() &&
+          theirs->storage.ss_family == address.storage.ss_family &&
+          theirs->host() != address.host()) {
+        overlapping.push_back(other->fd());
+      }
+    }
+    auto opened = net::listen_tcp_beside(address, kBacklog, overlapping);
     if (!opened) {
       return explain(address, std::move(opened).error());
     }
@@ -193,7 +203,7 @@ base::Result<std::vector<Listener*>> Listeners::open(const std::vector<std::stri
       result.push_back(present->get());
       continue;
     }
-    MIK_TRY_ASSIGN(std::unique_ptr<Listener> listener, Listener::open(bind));
+    MIK_TRY_ASSIGN(std::unique_ptr<Listener> listener, Listener::open(bind, listeners_));
     result.push_back(listener.get());
     opened.push_back(std::move(listener));
   }

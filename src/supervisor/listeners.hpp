@@ -19,8 +19,10 @@ namespace mik::supervisor {
 class Listener {
  public:
   // What is set here is inherited by accepted sockets: TCP_NODELAY. Errors: kConfig; kAddressInUse,
-  // which names the process that has the port where /proc tells; kSystem.
-  static base::Result<std::unique_ptr<Listener>> open(std::string bind);
+  // which names the process that has the port where /proc tells; kSystem. `ours`: those that are
+  // open already, and may have the same port for an address that overlaps.
+  static base::Result<std::unique_ptr<Listener>> open(
+      std::string bind, const std::vector<std::unique_ptr<Listener>>& ours);
   ~Listener();
   Listener(const Listener&) = delete;
   Listener& operator=(const Listener&) = delete;

@@ -279,6 +279,22 @@ TEST(Reload, BindsThatChangedAreOpenedAndClosed) {
   EXPECT_NE(::access(path.c_str(), F_OK), 0) << "the socket file was left behind";
 }
 
+TEST(Reload, ABindMayChangeToOneThatOverlaps) {
+  TestFamily family(reloading());
+  ASSERT_TRUE(family.await_ready(2));
+  const std::string port = std::to_string(family.port());
+  for (const char* host : {"0.0.0.0", "127.0.0.1", "0.0.0.0"}) {
+    family.set(Plan{.binds = {std::string(host) + ":" + port}});
+    family.signal(SIGHUP);
+    ASSERT_TRUE(family.await(kServes)) << family.log();
+    ASSERT_TRUE(family.await_workers(2)) << family.log();
+    EXPECT_NE(Client(family.port()).worker(), 0) << host;
+    // Nobody else may share it.
+    TestFamily other(Plan{.binds = {"127.0.0.1:" + port}});
+    EXPECT_EQ(other.await_exit(), 1) << host;
+  }
+}
+
 TEST(Reload, AllBindsAreOpenedOrNone) {
   TestFamily other(Plan{});
   ASSERT_TRUE(other.await_ready(2));
