@@ -47,7 +47,7 @@ int compare_host(std::string_view host, std::string_view known) noexcept {
 std::string_view host_of(std::string_view authority) noexcept {
   if (authority.starts_with('[')) {
     const std::size_t end = authority.find(']');
-    return end == std::string_view::npos ? authority : authority.substr(0, end + 1);
+    return authority.substr(0, end == std::string_view::npos ? 0 : end + 1);
   }
   std::string_view host = authority.substr(0, authority.find(':'));
   if (host.ends_with('.')) {
