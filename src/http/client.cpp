@@ -105,7 +105,8 @@ ClientError Client::check(const ClientRequest& request) const {
   if (const ClientError error = check_head(request); error != ClientError::kNone) {
     return error;
   }
-  if (!impl_->allowed.allows_name(origin.host, origin.port)) {
+  const AllowList& allowed = request.allowed != nullptr ? *request.allowed : impl_->allowed;
+  if (!allowed.allows_name(origin.host, origin.port)) {
     return ClientError::kRequestDenied;
   }
   return ClientError::kNone;

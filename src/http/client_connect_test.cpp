@@ -97,6 +97,37 @@ TEST_F(ClientConnectTest, RefusalsAreKnownBeforeAnythingIsAsked) {
   EXPECT_EQ(lookups_, 0);
 }
 
+// Whoever is allowed less gains nothing from a connection that another keeps.
+TEST_F(ClientConnectTest, EachPartitionHasItsListAndItsConnections) {
+  allow_ = {};
+  TestUpstream upstream(*loop_, "127.0.0.1", [](auto& peer) { answer_each(peer, kOk); });
+  const std::vector<std::string> named = {"svc.test"};
+  const std::vector<std::string> wild = {"*"};
+  const auto may = std::make_shared<const AllowList>(*AllowList::compile(named));
+  const auto may_not = std::make_shared<const AllowList>(*AllowList::compile(wild));
+  const std::string authority = svc(upstream.port());
+  const auto outcome_of = [&](std::shared_ptr<const AllowList> list, std::uint64_t partition) {
+    TestHandler handler;
+    ClientRequest request{.scheme = "http", .authority = authority, .path_query = "/"};
+    request.allowed = std::move(list);
+    request.partition = partition;
+    EXPECT_EQ(client().check(request),
+              request.allowed == nullptr ? ClientError::kRequestDenied : ClientError::kNone);
+    client().start(request, handler);
+    EXPECT_TRUE(turn_until([&] { return handler.over(); }));
+    return handler.error.value_or(ClientError::kNone);
+  };
+  EXPECT_EQ(outcome_of(may, 1), ClientError::kNone);
+  EXPECT_EQ(client().counters().idle, 1U);
+  EXPECT_EQ(outcome_of(may_not, 2), ClientError::kRequestDenied);  // the name, but not loopback
+  EXPECT_EQ(outcome_of(nullptr, 0), ClientError::kRequestDenied);
+  EXPECT_EQ(outcome_of(may, 3), ClientError::kNone);
+  EXPECT_EQ(upstream.peers.size(), 2U);
+  EXPECT_EQ(outcome_of(may, 1), ClientError::kNone);
+  EXPECT_EQ(outcome_of(may, 3), ClientError::kNone);
+  EXPECT_EQ(upstream.peers.size(), 2U);
+}
+
 // Field case 25: the address decides, however it is written and whatever name leads to it.
 TEST_F(ClientConnectTest, ProhibitedAddressesAreNotConnectedTo) {
   allow_ = {"*"};

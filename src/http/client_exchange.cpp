@@ -46,6 +46,7 @@ OutgoingExchange::OutgoingExchange(ClientCore& core, const ClientRequest& reques
                                    ClientExchangeHandler& handler)
     : core_(core),
       handler_(handler),
+      allowed_(request.allowed),
       method_(request.method),
       body_(request.body),
       content_length_(request.content_length),
@@ -57,6 +58,7 @@ OutgoingExchange::OutgoingExchange(ClientCore& core, const ClientRequest& reques
       connector_(core.loop, *this),
       timer_(net::Timer::of<&OutgoingExchange::on_timeout>(this)) {
   static_cast<void>(parse_origin(request.scheme, request.authority, origin_));
+  origin_.partition = request.partition;
   head_ = write_head(request);
   head_base_ = head_.size();
 }
@@ -118,9 +120,9 @@ void OutgoingExchange::on_resolved(const Resolved& resolved) {
   // Asked of the very addresses that are connected to: a name that leads elsewhere today gains
   // nothing.
   addresses_.clear();
+  const AllowList& allowed = allowed_ != nullptr ? *allowed_ : core_.allowed;
   for (const net::SocketAddress& address : interleave_families(resolved.addresses)) {
-    if (address.length > 0 &&
-        core_.allowed.allows_address(*address.get(), origin_.host, origin_.port)) {
+    if (address.length > 0 && allowed.allows_address(*address.get(), origin_.host, origin_.port)) {
       set_port(addresses_.emplace_back(address), origin_.port);
     }
   }

@@ -72,7 +72,11 @@ bool any_element(std::string_view list, F f) noexcept {
 }  // namespace
 
 std::string Origin::key() const {
-  return fmt::format("{}://{}:{}", tls ? "https" : "http", host, port);
+  std::string key = fmt::format("{}://{}:{}", tls ? "https" : "http", host, port);
+  if (partition != 0) {
+    fmt::format_to(std::back_inserter(key), "#{}", partition);
+  }
+  return key;
 }
 
 ClientError parse_origin(std::string_view scheme, std::string_view authority, Origin& origin) {

@@ -20,8 +20,9 @@ struct Origin {
       host;  // a DNS name in lower case, or an address in its usual spelling, without brackets
   bool literal = false;  // host is an address: inet_pton(3) reads it
   std::uint16_t port = 0;
+  std::uint64_t partition = 0;  // ClientRequest::partition
 
-  // "https://host:port": the pool's key.
+  // What connections and TLS sessions are kept under: "https://host:port#partition".
   std::string key() const;
 };
 
