@@ -71,6 +71,12 @@ void add_server(Cases& cases) {
   server("memory_limit_bytes", "1048576",
          [](const Settings& s) { return s.guest.memory_limit_bytes == kMiB; });
   server("reuse", "8", [](const Settings& s) { return s.guest.reuse == 8; });
+}
+
+void add_limits(Cases& cases) {
+  const auto server = [&](const std::string& key, const std::string& value, Holds holds) {
+    add(cases, "server", key, value, std::move(holds));
+  };
   server("max_concurrent_requests", "33",
          [](const Settings& s) { return s.max_concurrent_requests == 33; });
   server("max_per_module_requests", "3",
@@ -97,6 +103,12 @@ void add_server(Cases& cases) {
   server("stream_max_secs", "3", [](const Settings& s) { return s.stream_max == seconds(3); });
   server("max_connections", "3", [](const Settings& s) { return s.max_connections == 3; });
   server("max_header_kb", "3", [](const Settings& s) { return s.max_header_bytes == 3 * 1024; });
+}
+
+void add_files_and_logs(Cases& cases) {
+  const auto server = [&](const std::string& key, const std::string& value, Holds holds) {
+    add(cases, "server", key, value, std::move(holds));
+  };
   server("watch_debounce_ms", "3",
          [](const Settings& s) { return s.watch_debounce == milliseconds(3); });
   server("logging", "true", [](const Settings& s) { return s.guest_logging; });
@@ -242,6 +254,8 @@ void add_without_effect(Cases& cases) {
 Cases all_cases() {
   Cases cases;
   add_server(cases);
+  add_limits(cases);
+  add_files_and_logs(cases);
   add_guest(cases, "modules");
   add_guest(cases, "tenants");
   add_tenant(cases);
@@ -301,6 +315,7 @@ TEST_F(KeysTest, EachChangesWhatItSays) {
     if (one.holds != nullptr) {
       EXPECT_FALSE(one.holds(plain));
       EXPECT_TRUE(one.holds(with));
+      EXPECT_TRUE(one.holds(config::deserialize(serialize(with)).value())) << "not in a worker";
     } else {
       EXPECT_EQ(serialize(with), serialize(name.starts_with("project.") ? named : plain));
     }

@@ -1,7 +1,5 @@
 #include "cli/resolve.hpp"
 
-#include <unistd.h>
-
 #include <cstdlib>
 #include <filesystem>
 #include <utility>
@@ -11,6 +9,7 @@
 #include "cli/binds.hpp"
 #include "cli/machine.hpp"
 #include "cli/served.hpp"
+#include "cli/state_folder.hpp"
 #include "supervisor/cpus.hpp"
 #include "telemetry/log.hpp"
 
@@ -200,25 +199,6 @@ Environment process_environment() {
     const char* value = std::getenv(std::string(name).c_str());
     return value == nullptr ? std::nullopt : std::optional<std::string>(value);
   };
-}
-
-base::Result<std::string> state_dir(const Environment& environment) {
-  namespace fs = std::filesystem;
-  std::error_code ignored;
-  if (const auto home = environment("MIK_HOME"); home.has_value() && !home->empty()) {
-    return fs::absolute(*home, ignored).string();
-  }
-  constexpr const char* kSystem = "/var/lib/mik";
-  if (fs::is_directory(kSystem, ignored) && ::access(kSystem, W_OK) == 0) {
-    return std::string(kSystem);
-  }
-  const auto home = environment("HOME");
-  if (!home.has_value() || home->empty()) {
-    return Error(ErrorCode::kConfig,
-                 "neither MIK_HOME nor HOME says where to keep compiled components")
-        .with_help("set MIK_HOME to a folder that this user can write");
-  }
-  return fs::absolute(*home, ignored).string() + "/.mik";
 }
 
 base::Result<Resolved> resolve(const RunArguments& arguments, const Environment& environment,

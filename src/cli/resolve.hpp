@@ -45,7 +45,4 @@ struct ResolveOptions {
 base::Result<Resolved> resolve(const RunArguments& arguments, const Environment& environment,
                                const ResolveOptions& options);
 
-// MIK_HOME, else /var/lib/mik where it is ours to write, else ~/.mik. Absolute.
-base::Result<std::string> state_dir(const Environment& environment);
-
 }  // namespace mik::cli

@@ -9,6 +9,7 @@
 #include <fstream>
 #include <iterator>
 
+#include "cli/state_folder.hpp"
 #include "cli/test_folder.hpp"
 
 namespace mik::cli {
@@ -299,6 +300,22 @@ TEST_F(ResolveTest, StateFolder) {
     EXPECT_EQ(of({{"HOME", "/h"}, {"MIK_HOME", ""}}).value(), "/h/.mik");
     EXPECT_FALSE(of({}).has_value());
   }
+}
+
+TEST_F(ResolveTest, TheStateFolderIsMadeForItsOwnerAlone) {
+  namespace fs = std::filesystem;
+  const std::string path = folder_ + "/a/state";
+  fs::create_directories(path + "/modules");
+  fs::permissions(path + "/modules", fs::perms(0755));
+  fs::permissions(path, fs::perms(0750));
+  make_state_dir(path);
+  EXPECT_EQ(fs::status(path).permissions(), fs::perms(0750));  // what is there is not touched
+  EXPECT_EQ(fs::status(path + "/modules").permissions(), fs::perms(0755));
+  for (const char* name : {"data", "cache", "logs"}) {
+    EXPECT_EQ(fs::status(path + "/" + name).permissions(), fs::perms(0700)) << name;
+  }
+  make_state_dir(folder_ + "/b/c/state");
+  EXPECT_EQ(fs::status(folder_ + "/b/c/state").permissions(), fs::perms(0700));
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include "cli/resolve.hpp"
+#include "cli/state_folder.hpp"
 #include "supervisor/supervisor.hpp"
 #include "telemetry/log.hpp"
 
@@ -104,6 +105,8 @@ class Narrator final : public supervisor::Observer {
 base::Result<void> run(const RunArguments& arguments, bool verbose) {
   const ResolveOptions options{.verbose = verbose, .terminal = ::isatty(STDOUT_FILENO) == 1};
   const Environment environment = process_environment();
+  MIK_TRY_ASSIGN(const std::string state, state_dir(environment));
+  make_state_dir(state);  // its modules/ may be what the manifest names
   MIK_TRY_ASSIGN(const Resolved resolved, resolve(arguments, environment, options));
   Narrator narrator(resolved.settings);
   for (const std::string& warning : resolved.warnings) {
