@@ -145,7 +145,14 @@ base::Result<base::Fd> listen_tcp_beside(const SocketAddress& address, int backl
       return base::Error(base::ErrorCode::kAddressInUse,
                          fmt::format("{} is already in use", address.to_string()));
     }
-    return base::Error::from_errno(fmt::format("cannot listen on {}", address.to_string()), error);
+    auto refused =
+        base::Error::from_errno(fmt::format("cannot listen on {}", address.to_string()), error);
+    if (error == EACCES) {
+      return std::move(refused).with_help(
+          "ports below 1024 need root, or CAP_NET_BIND_SERVICE: choose another, or put a proxy in "
+          "front");
+    }
+    return refused;
   }
   return fd;
 }

@@ -9,9 +9,12 @@ import signal
 import socket
 import threading
 import time
+import unittest
 from pathlib import Path
 
 from harness import (LAB, Case, Connection, Cut, Load, Server, alive, encode, main, status_kib, temporary_folder, wait_until)
+from h2_test import GOAWAY, HEADERS, RST_STREAM, SETTINGS, Http2, frame
+from proxy_test import NGINX, Nginx
 
 SERVES = "The new configuration serves"
 UNCHANGED = "The configuration was not changed"
@@ -95,9 +98,8 @@ class AppliedTest(Case):
                 for value in range(12):
                     server.write(f'bind = ["127.0.0.1:0"]\nenv = {{ VALUE = "{value}" }}')
                     server.reload()
-                    answered = load.answered
                     server.wait_environment(f"VALUE={value}")
-                    wait_until(lambda: load.answered > answered, 10, "answers after a reload")
+                    load.wait_answers(1)
             self.assertEqual(load.failures, [])
             self.assertEqual(load.refused, 0)
             self.assertEqual(fresh.failures, [])
@@ -183,6 +185,84 @@ class AppliedTest(Case):
                     return len(server.workers()) == 2 and server.metric("mik_workers_ready") == 2
                 wait_until(settled, 30, "two workers")
             self.assertEqual(load.failures, [])
+
+
+@unittest.skipUnless(NGINX, "needs nginx")
+class ProxyTest(Case):
+    def test_behind_nginx_no_post_is_lost(self):
+        """nginx keeps connections to us and never sends a POST twice."""
+        with Configured() as server, Nginx(server.port) as nginx:
+            with Load(nginx.address, "/echo", clients=4, tls=nginx.tls, body=b"x" * 3000) as load:
+                load.wait_answers(50)
+                for _ in range(8):
+                    server.reload()
+                    load.wait_answers(20)
+            self.assertEqual(load.failures, [], nginx.errors())
+            print(f"  answered {load.answered}", flush=True)
+
+
+class Streams:
+    """A client that has one HTTP/2 connection at a time and leaves it when it is told to (GOAWAY)."""
+
+    OK = 0x88  # HPACK, static table: `:status: 200`
+
+    def __init__(self, address):
+        self.address = address
+        self.answered = 0
+        self.told_to_go = 0
+        self.failures = []
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._end.set()
+        self._thread.join(20)
+
+    def _run(self):
+        while not self._end.is_set():
+            try:
+                with Http2(self.address) as client:
+                    self._use(client)
+            except (OSError, AssertionError) as problem:
+                self.failures.append(repr(problem))
+
+    def _use(self, client):
+        going = False
+        stream = 1
+        while not going and not self._end.is_set():
+            client.get(stream, b"/sleep?ms=1")
+            over = False
+            while not over:
+                got = client.next_frame()
+                if got is None:
+                    raise AssertionError("the connection ended before an answer")
+                kind, flags, of, payload = got
+                if kind == RST_STREAM or (kind == HEADERS and of == stream and payload[0] != self.OK):
+                    raise AssertionError(f"was answered {got}")
+                if kind == SETTINGS and not flags & 1:
+                    client.socket.sendall(frame(SETTINGS, 1, 0))
+                going = going or kind == GOAWAY
+                over = of == stream and bool(flags & 1)
+            self.answered += 1
+            stream += 2
+        self.told_to_go += going
+
+
+class Http2Test(Case):
+    def test_nothing_is_lost_over_http_2(self):
+        with Configured() as server:
+            with Streams(server.address) as one, Streams(server.address) as other:
+                for _ in range(8):
+                    goal = one.answered + 10
+                    server.reload()
+                    wait_until(lambda goal=goal: one.answered > goal, 10, "answers")
+            self.assertEqual(one.failures + other.failures, [])
+            self.assertGreater(one.told_to_go, 2)
+            print(f"  answered {one.answered + other.answered}, told to go {one.told_to_go + other.told_to_go}", flush=True)
 
 
 class RefusedTest(Case):
