@@ -89,13 +89,16 @@ bool ModuleCache::submit(const std::shared_ptr<ModuleEntry>& entry,
   request.digest = digest;
   request.guest = &entry->guest;
   auto result = std::make_shared<std::optional<Loaded>>();
-  return parts_.offload.submit([&loader = parts_.loader, request = std::move(request),
-                                result] { result->emplace(loader.load(request)); },
-                               [self = std::weak_ptr(self_), entry, number, done, result] {
-                                 if (const auto cache = self.lock(); cache != nullptr) {
-                                   ((*cache)->*done)(entry, number, *std::move(*result));
-                                 }
-                               });
+  return parts_.offload.submit(
+      [&loader = parts_.loader, request = std::move(request), result] {
+        result->emplace(loader.load(request));
+      },
+      [self = std::weak_ptr(self_), asked_for = std::weak_ptr(entry), number, done, result] {
+        const auto cache = self.lock();
+        if (const auto still = asked_for.lock(); cache != nullptr && still != nullptr) {
+          ((*cache)->*done)(still, number, *std::move(*result));
+        }
+      });
 }
 
 bool ModuleCache::load(const std::shared_ptr<ModuleEntry>& entry) {
@@ -104,6 +107,14 @@ bool ModuleCache::load(const std::shared_ptr<ModuleEntry>& entry) {
   cached.wanted = ++loads_;
   cached.loading = submit(entry, entry->digest, cached.wanted, &ModuleCache::on_load);
   return cached.loading;
+}
+
+// For those who wait already. By value: failing may take the module out of the index.
+void ModuleCache::load_again(std::shared_ptr<ModuleEntry> entry) {
+  if (!load(entry)) {
+    give_up(*entry, ModuleTrouble::kUnavailable,
+            base::Error(ErrorCode::kOverload, "too much else is being loaded"));
+  }
 }
 
 void ModuleCache::on_load(const std::shared_ptr<ModuleEntry>& entry, std::uint64_t number,
@@ -122,10 +133,7 @@ void ModuleCache::on_load(const std::shared_ptr<ModuleEntry>& entry, std::uint64
     return;
   }
   if (entry->digest.has_value() && *entry->digest != loaded->digest) {
-    if (!load(entry)) {  // a swap came between
-      give_up(*entry, ModuleTrouble::kUnavailable,
-              base::Error(ErrorCode::kOverload, "too much else is being loaded"));
-    }
+    load_again(entry);  // a swap came between
     return;
   }
   shared::count(entry->cells.loads);
@@ -163,6 +171,7 @@ void ModuleCache::ask_for_artefact(const std::shared_ptr<ModuleEntry>& entry,
     parts_.host.on_artefact_refused(*entry, error);
   }
   entry->cached.asked = true;
+  entry->cached.asked_version = entry->version;
   if (!parts_.host.tell_supervisor(shared::NeedArtefact{entry->row, entry->incarnation})) {
     entry->cached.asked = false;
     give_up(*entry, ModuleTrouble::kUnavailable,
@@ -176,11 +185,7 @@ void ModuleCache::on_message(const shared::ArtefactReady& message) {
   if (found == nullptr || !(*found)->cached.asked) {
     return;
   }
-  const std::shared_ptr<ModuleEntry> entry = *found;
-  if (!load(entry)) {
-    give_up(*entry, ModuleTrouble::kUnavailable,
-            base::Error(ErrorCode::kOverload, "too much else is being loaded"));
-  }
+  load_again(*found);
 }
 
 void ModuleCache::on_message(const shared::ArtefactFailed& message) {
@@ -238,7 +243,10 @@ void ModuleCache::on_changed(ModuleEntry& entry) {
   } else if (!entry.pending_error.empty()) {
     forget(cached.prepared);  // will not be published
   }
-  if (entry.state == shared::RowState::kBroken && cached.asked) {
+  if (cached.asked && entry.state == shared::RowState::kReady &&
+      entry.version != cached.asked_version) {
+    load_again(*index_.at(entry.row, entry.incarnation));
+  } else if (cached.asked && entry.state == shared::RowState::kBroken) {
     give_up(entry, ModuleTrouble::kBroken, base::Error(ErrorCode::kCompile, entry.error));
   }
 }

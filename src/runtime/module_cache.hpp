@@ -107,6 +107,7 @@ class ModuleCache final : public ModuleIndex::Events {
   bool submit(const std::shared_ptr<ModuleEntry>& entry, std::optional<shared::Digest> digest,
               std::uint64_t number, Done done);
   bool load(const std::shared_ptr<ModuleEntry>& entry);
+  void load_again(std::shared_ptr<ModuleEntry> entry);
   void on_load(const std::shared_ptr<ModuleEntry>& entry, std::uint64_t number, Loaded loaded);
   void on_load_failed(const std::shared_ptr<ModuleEntry>& entry, const base::Error& error);
   void ask_for_artefact(const std::shared_ptr<ModuleEntry>& entry, const base::Error& error);

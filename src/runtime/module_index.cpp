@@ -133,17 +133,20 @@ std::shared_ptr<ModuleEntry> ModuleIndex::make(std::uint32_t row, const shared::
   return entry;
 }
 
-TenantEntry& ModuleIndex::tenant(const shared::ModuleRow& said) {
-  const auto [place, fresh] = tenants_.try_emplace(said.tenant);
-  if (fresh) {
-    place->second.id = said.tenant;
-    place->second.settings = config::tenant_settings(settings_, said.tenant);
-    place->second.account.set_weight(place->second.settings != nullptr
-                                         ? place->second.settings->guest.cpu_share
-                                         : settings_.guest.cpu_share);
+std::shared_ptr<TenantEntry> ModuleIndex::tenant(const shared::ModuleRow& said) {
+  std::shared_ptr<TenantEntry>& tenant = tenants_[said.tenant];
+  if (tenant == nullptr) {
+    tenant = std::make_shared<TenantEntry>();
+    tenant->id = said.tenant;
+    tenant->settings = config::tenant_settings(settings_, said.tenant);
+    tenant->account.set_weight(tenant->settings != nullptr ? tenant->settings->guest.cpu_share
+                                                           : settings_.guest.cpu_share);
   }
-  place->second.row = said.tenant_row;
-  return place->second;
+  tenant->row = said.tenant_row;
+  if (tenant->row != shared::kNoRow) {
+    tenant->account.set_gauge(table_.tenant_cells(tenant->row, slot_).memory_bytes);
+  }
+  return tenant;
 }
 
 const http::AllowList& ModuleIndex::allow_list(const config::GuestSettings& guest) const {

@@ -13,6 +13,7 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "base/result.hpp"
@@ -53,13 +54,18 @@ struct TenantEntry {
 // One module. Requests share it: it outlives its place in the index while they run.
 struct ModuleEntry {
   ModuleEntry(const config::GuestSettings& guest_settings, const http::AllowList& allow_list,
-              TenantEntry& of_tenant, shared::ModuleCells& own_cells, shared::Cell& breaker_cell)
+              std::shared_ptr<TenantEntry> of_tenant, shared::ModuleCells& own_cells,
+              shared::Cell& breaker_cell)
       : guest(guest_settings),
         allowed(allow_list),
-        tenant(of_tenant),
-        account(guest_settings.cpu_share, &of_tenant.account),
+        tenant_owner(std::move(of_tenant)),
+        tenant(*tenant_owner),
+        // A module of the platform stands beside the tenants, not below one.
+        account(guest_settings.cpu_share, tenant.id.empty() ? nullptr : &tenant.account),
         cells(own_cells),
-        breaker(breaker_cell) {}
+        breaker(breaker_cell) {
+    account.set_gauge(cells.memory_bytes);
+  }
 
   std::uint32_t row = 0;
   std::uint64_t incarnation = 0;
@@ -69,6 +75,7 @@ struct ModuleEntry {
 
   const config::GuestSettings& guest;
   const http::AllowList& allowed;
+  const std::shared_ptr<TenantEntry> tenant_owner;
   TenantEntry& tenant;
   Account account;                   // of its guests
   reliability::Target target;        // of admission
@@ -91,6 +98,7 @@ struct ModuleEntry {
     std::list<ModuleEntry*>::iterator place;  // when module is set
     bool loading = false;
     bool asked = false;                      // the supervisor was told that there is no artefact
+    std::uint64_t asked_version = 0;         // of the row then
     bool broken = false;                     // this version can never run here
     base::Time retry_at;                     // not before: it could not be loaded a moment ago
     unsigned tries = 0;                      // how often it was asked in a row
@@ -155,7 +163,7 @@ class ModuleIndex {
   void read_row(std::uint32_t row);
   void remove(std::uint32_t row);
   std::shared_ptr<ModuleEntry> make(std::uint32_t row, const shared::ModuleRow& said);
-  TenantEntry& tenant(const shared::ModuleRow& said);
+  std::shared_ptr<TenantEntry> tenant(const shared::ModuleRow& said);
   const http::AllowList& allow_list(const config::GuestSettings& guest) const;
 
   const config::Settings& settings_;
@@ -164,7 +172,7 @@ class ModuleIndex {
   Events& events_;
   std::uint64_t seen_ = 0;
   std::map<std::vector<std::string>, http::AllowList> allow_lists_;  // one for each distinct list
-  std::map<std::string, TenantEntry, std::less<>> tenants_;
+  std::map<std::string, std::shared_ptr<TenantEntry>, std::less<>> tenants_;
   std::vector<std::shared_ptr<ModuleEntry>> by_row_;
   std::vector<std::uint64_t> changes_;  // by row: ModuleTable::changes when it was read
   // The views of a key are into its entry.
