@@ -85,8 +85,9 @@ struct ClientRequest {
       first_byte_timeout{};  // from the last request byte that went out to the response's head
   base::Duration between_bytes_timeout{};  // between reads of the response body while it is wanted
   base::Time deadline = base::kNever;  // the exchange is over by then, whatever the upstream drips
-  // Where it may go; null: where the client may. One list for all requests of a partition.
-  std::shared_ptr<const AllowList> allowed;
+  // Where it may go; null: where the client may. One list for all requests of a partition; outlives
+  // the client.
+  const AllowList* allowed = nullptr;
   // Of whom it is (a module). Connections and TLS sessions are kept for its own requests only: one
   // that was opened by another's list, or that another's upstream has left bytes in, is not shared.
   std::uint64_t partition = 0;

@@ -46,7 +46,7 @@ OutgoingExchange::OutgoingExchange(ClientCore& core, const ClientRequest& reques
                                    ClientExchangeHandler& handler)
     : core_(core),
       handler_(handler),
-      allowed_(request.allowed),
+      allowed_(request.allowed != nullptr ? *request.allowed : core.allowed),
       method_(request.method),
       body_(request.body),
       content_length_(request.content_length),
@@ -120,9 +120,8 @@ void OutgoingExchange::on_resolved(const Resolved& resolved) {
   // Asked of the very addresses that are connected to: a name that leads elsewhere today gains
   // nothing.
   addresses_.clear();
-  const AllowList& allowed = allowed_ != nullptr ? *allowed_ : core_.allowed;
   for (const net::SocketAddress& address : interleave_families(resolved.addresses)) {
-    if (address.length > 0 && allowed.allows_address(*address.get(), origin_.host, origin_.port)) {
+    if (address.length > 0 && allowed_.allows_address(*address.get(), origin_.host, origin_.port)) {
       set_port(addresses_.emplace_back(address), origin_.port);
     }
   }

@@ -126,7 +126,7 @@ class OutgoingExchange final : public net::IoHandler,
 
   ClientCore& core_;
   ClientExchangeHandler& handler_;
-  std::shared_ptr<const AllowList> allowed_;  // null: the client's
+  const AllowList& allowed_;
   Phase phase_ = Phase::kQueued;
   Origin origin_;
   std::string method_;

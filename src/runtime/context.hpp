@@ -9,6 +9,7 @@
 
 #include "config/settings.hpp"
 #include "engine/engine.hpp"
+#include "http/forwarded.hpp"
 #include "http/message.hpp"
 #include "net/loop.hpp"
 #include "runtime/scheduler.hpp"
@@ -36,6 +37,7 @@ struct Context {
   std::size_t slot;
   telemetry::Log& log;
   telemetry::Random random;
+  http::TrustedProxies trusted;  // settings.trusted_proxies
 
   // Set once, before the first request.
   engine::Guests* guests = nullptr;

@@ -75,7 +75,10 @@ void GuestExchange::begin(http::Exchange& exchange, GuestRequest request) {
   request_id_ = telemetry::make_uuid(context_.random);
   method_ = head.method;
   path_ = head.path_query.substr(0, head.path_query.find('?'));
-  peer_ = exchange.peer().address;
+  client_ = request.from.client;
+  https_ = request.from.scheme == http::ForwardedScheme::kNotSaid
+               ? exchange.secure()
+               : request.from.scheme == http::ForwardedScheme::kHttps;
   body_open_ = head.body != http::BodyKind::kNone;
   time_left_ = module_->guest.execution_timeout;
   shared::count(context_.counters().guest_requests);
@@ -267,7 +270,7 @@ bool GuestExchange::start(const http::RequestHead& head, std::string_view path_q
   // HTTP/1.0 may come without Host; guests are promised an authority.
   guest_head.authority = head.authority.empty() ? std::string_view("localhost") : head.authority;
   guest_head.path_query = path_query;
-  guest_head.https = exchange_->secure();
+  guest_head.https = https_;
   guest_head.has_body = head.body != http::BodyKind::kNone;
   guest_head.user = reinterpret_cast<std::uint64_t>(static_cast<GuestTask*>(this));
   guest_head.cpu_budget = module_->guest.cpu_budget;
@@ -426,6 +429,7 @@ void GuestExchange::on_run(engine::Events events) {
 }
 
 void GuestExchange::finish_run(engine::Events events) {
+  say_memory();
   if (events.failed()) {
     send_failure(context_.guests->failure(id_));
     return;

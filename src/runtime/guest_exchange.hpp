@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "http/exchange.hpp"
+#include "http/forwarded.hpp"
 #include "net/wheel.hpp"
 #include "runtime/context.hpp"
 #include "runtime/gate.hpp"
@@ -52,6 +53,7 @@ class GuestExchangePool {
 struct GuestRequest {
   std::shared_ptr<ModuleEntry> module;
   std::string_view path_query;  // what the guest sees
+  http::ForwardedView from;     // valid while the request is handed over
   reliability::BreakerTicket ticket;
   reliability::Permit permit;
   bool wait_for_body = false;  // take the permit when the body is here, or 64 KiB of it
@@ -126,6 +128,7 @@ class GuestExchange final : public http::ExchangeHandler,
   void run_clock(bool on);
   void arm_stream_timer();
   void release_guest();
+  void say_memory() noexcept;
   void count_failure(shared::GuestFailure failure);
   void resolve_ticket();
   void count_closed(const http::Closed& closed, base::Duration took);
@@ -164,7 +167,8 @@ class GuestExchange final : public http::ExchangeHandler,
   std::array<char, 36> request_id_{};
   std::string method_;
   std::string path_;
-  std::string peer_;
+  std::string client_;  // address
+  bool https_ = false;  // of the client's connection
   std::vector<http::Field> trailers_;
   std::unique_ptr<SavedHead> saved_;  // while it waits
 };

@@ -143,6 +143,7 @@ void GuestExchange::release_guest() {
   }
   stats_ = context_.guests->stats(id_);
   context_.scheduler->remove(*this);
+  say_memory();
   context_.guests->release(id_);
   id_ = 0;
   component_.reset();  // after the engine's own reference: the last one is dropped off the loop
@@ -175,6 +176,15 @@ void GuestExchange::resolve_ticket() {
     ticket_.success();
   } else {
     ticket_.ignored();
+  }
+}
+
+// What the module's guests hold, for all workers to see.
+void GuestExchange::say_memory() noexcept {
+  constexpr auto kRelaxed = std::memory_order_relaxed;
+  module_->cells.memory_bytes.store(module_->account.memory_bytes(), kRelaxed);
+  if (shared::TenantCells* const cells = module_->tenant.cells; cells != nullptr) {
+    cells->memory_bytes.store(module_->tenant.account.memory_bytes(), kRelaxed);
   }
 }
 
@@ -213,7 +223,7 @@ void GuestExchange::log_closed(const http::Closed& closed, base::Duration took) 
       .str("trace_id", telemetry::view(traceparent).substr(3, 32))
       .str("method", method_)
       .str("path", path_)
-      .str("remote_addr", peer_)
+      .str("remote_addr", client_)
       .str("module", module_->label)
       .num("status", closed.status)
       .ms("duration_ms", took)

@@ -13,6 +13,17 @@ namespace {
 // Outgoing requests of one request at once: the worker has 1024 connections for all of its guests.
 constexpr std::size_t kPerGuestMax = 128;
 
+http::ClientOptions client_options(const Context& context) {
+  http::ClientOptions options;
+  options.ca_file = context.settings.http_ca_file;
+  return options;
+}
+
+// Of a module for as long as its name stands in the table. Not 0, which is nobody's.
+std::uint64_t partition_of(const ModuleEntry& module) noexcept {
+  return (module.incarnation << 32) | (module.row + 1ull);
+}
+
 }  // namespace
 
 class OutboundExchanges::One final : public http::ClientExchangeHandler {
@@ -109,7 +120,7 @@ class OutboundExchanges::One final : public http::ClientExchangeHandler {
 };
 
 OutboundExchanges::OutboundExchanges(Context& context, net::Offload& offload)
-    : context_(context), offload_(offload) {}
+    : context_(context), client_(context.loop, offload, client_options(context), nothing_) {}
 
 OutboundExchanges::~OutboundExchanges() {
   for (One* one : active_) {
@@ -118,26 +129,7 @@ OutboundExchanges::~OutboundExchanges() {
   }
 }
 
-http::Client& OutboundExchanges::client(const ModuleEntry& module) {
-  std::unique_ptr<http::Client>& client = clients_[&module.allowed];
-  if (client == nullptr) {
-    http::ClientOptions options;
-    options.ca_file = context_.settings.http_ca_file;
-    client =
-        std::make_unique<http::Client>(context_.loop, offload_, std::move(options), module.allowed);
-    if (draining_) {
-      client->drain();
-    }
-  }
-  return *client;
-}
-
-void OutboundExchanges::drain() {
-  draining_ = true;
-  for (const auto& [list, client] : clients_) {
-    client->drain();
-  }
-}
+void OutboundExchanges::drain() { client_.drain(); }
 
 void OutboundExchanges::end(One& one) {
   context_.guests->outbound_release(one.id());
@@ -185,8 +177,10 @@ void OutboundExchanges::begin(engine::OutboundId id, const GuestExchange& guest)
   request.first_byte_timeout = timeout_of(head.first_byte_timeout);
   request.between_bytes_timeout = timeout_of(head.between_bytes_timeout);
   request.deadline = guest.deadline();
-  http::Client& client = this->client(guest.module());
-  http::ClientError error = client.check(request);
+  const ModuleEntry& module = guest.module();
+  request.allowed = &module.allowed;
+  request.partition = partition_of(module);
+  http::ClientError error = client_.check(request);
   if (const auto found = by_guest_.find(guest.id()); error == http::ClientError::kNone &&
                                                      found != by_guest_.end() &&
                                                      found->second >= kPerGuestMax) {
@@ -195,7 +189,7 @@ void OutboundExchanges::begin(engine::OutboundId id, const GuestExchange& guest)
   if (error != http::ClientError::kNone) {
     context_.log.line(telemetry::Level::kWarn, "Outgoing request refused")
         .str("request_id", guest.request_id())
-        .str("module", guest.module().label)
+        .str("module", module.label)
         .str("host", head.authority)
         .str("error", http::label(error));
     context_.guests->refuse(id, static_cast<int>(error));
@@ -205,7 +199,7 @@ void OutboundExchanges::begin(engine::OutboundId id, const GuestExchange& guest)
   active_.insert(one);
   ++by_guest_[guest.id()];
   context_.guests->accept(id, reinterpret_cast<std::uint64_t>(one));
-  one->started(client.start(request, *one));
+  one->started(client_.start(request, *one));
 }
 
 void OutboundExchanges::on_outbound(const engine::OutboundEvents& events) {

@@ -36,12 +36,10 @@ class OutboundExchanges final : public Outbound, public OutboundSink {
  private:
   class One;
   void end(One& one);
-  http::Client& client(const ModuleEntry& module);
 
   Context& context_;
-  net::Offload& offload_;
-  std::unordered_map<const http::AllowList*, std::unique_ptr<http::Client>> clients_;
-  bool draining_ = false;
+  const http::AllowList nothing_;  // each request brings its module's list
+  http::Client client_;
   std::unordered_set<One*> active_;
   std::unordered_map<engine::RequestId, std::size_t> by_guest_;  // how many are active
 };

@@ -1,6 +1,7 @@
 #include "runtime/service.hpp"
 
 #include <fcntl.h>
+#include <openssl/crypto.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -65,10 +66,11 @@ Service::Service(Context& context, GuestExchangePool& pool)
 void Service::on_request(http::Exchange& exchange) {
   shared::count(context_.counters().requests);
   const http::RequestHead& head = exchange.head();
+  const http::ForwardedView from = http::forwarded(head, exchange.peer(), context_.trusted);
   const Routed to = router_.route(head.authority, head.path_query, route_buffer_);
   switch (to.to) {
     case Routed::To::kModule:
-      to_module(exchange, to);
+      to_module(exchange, to, from);
       return;
     case Routed::To::kProblem:
       problem(exchange, to.status, to.text);
@@ -78,11 +80,12 @@ void Service::on_request(http::Exchange& exchange) {
       problem(exchange, 404, "nothing is here");
       return;
     default:
-      built_in(exchange, to);
+      built_in(exchange, to, from.forwarded);
   }
 }
 
-void Service::to_module(http::Exchange& exchange, const Routed& to) {
+void Service::to_module(http::Exchange& exchange, const Routed& to,
+                        const http::ForwardedView& from) {
   context_.modules->index().refresh();
   const std::shared_ptr<ModuleEntry>* found = context_.modules->index().find(to.tenant, to.module);
   if (found == nullptr) {
@@ -108,6 +111,7 @@ void Service::to_module(http::Exchange& exchange, const Routed& to) {
   request.ticket = std::move(breaker.ticket);
   request.module = *found;
   request.path_query = to.rest;
+  request.from = from;
   if (may_enter(exchange, request)) {
     pool_.get().begin(exchange, std::move(request));
   }
@@ -158,8 +162,22 @@ std::uint64_t Service::open_bodies_max() const {
       1, context_.settings.max_concurrent_requests / 2 / context_.settings.workers);
 }
 
-void Service::built_in(http::Exchange& exchange, const Routed& to) {
+// X-API-Key is that of the settings. How long it takes tells nothing of the key but its length.
+bool Service::has_key(const http::RequestHead& head) const {
+  const std::string& key = context_.settings.api_key;
+  const http::Field* const said = http::find_field(head.fields, "x-api-key");
+  return !key.empty() && said != nullptr && said->value.size() == key.size() &&
+         ::CRYPTO_memcmp(said->value.data(), key.data(), key.size()) == 0;
+}
+
+void Service::built_in(http::Exchange& exchange, const Routed& to, bool forwarded) {
   const std::string_view method = exchange.head().method;
+  const bool keyed = has_key(exchange.head());
+  if (to.to == Routed::To::kMetrics && forwarded && !keyed) {
+    // A proxy passes on every path: what is for operators is not for its clients.
+    problem(exchange, 404, "nothing is here");
+    return;
+  }
   const bool draining = context_.segment.draining();
   if (method == "OPTIONS" || to.to == Routed::To::kServer) {
     Answer answer;
@@ -185,10 +203,13 @@ void Service::built_in(http::Exchange& exchange, const Routed& to) {
     view.totals = &totals;
     view.health = health({});
     view.max_concurrent_requests = context_.settings.max_concurrent_requests;
+    add_samples(view);
     write_metrics(context_.text, view);
     answer.type = kMetricsType;
   } else {
-    HealthView view = health(query_of(exchange.head().path_query));
+    const bool open = context_.settings.api_key.empty() && !forwarded;
+    HealthView view =
+        health(keyed || open ? query_of(exchange.head().path_query) : std::string_view());
     if (to.to == Routed::To::kLive) {
       view.status = "live";
     } else if (view.status != "ready") {
@@ -314,6 +335,39 @@ void Service::add_modules(HealthView& view) {
     }
   });
   view.loaded_modules = loaded_;
+}
+
+void Service::add_samples(MetricsView& view) {
+  const shared::ModuleTable& table = context_.segment.modules();
+  constexpr auto kRelaxed = std::memory_order_relaxed;
+  const std::size_t slots = context_.segment.slots();
+  for (std::uint32_t row = 0; row < table.rows(); ++row) {  // those that are gone, too
+    for (std::size_t slot = 0; slot < slots; ++slot) {
+      view.cache_hits += table.cells(row, slot).hits.load(kRelaxed);
+      view.cache_misses += table.cells(row, slot).loads.load(kRelaxed);
+    }
+  }
+  samples_.clear();
+  context_.modules->index().each([&](const ModuleEntry& module) {
+    ModuleSample sample;
+    for (std::size_t slot = 0; slot < slots; ++slot) {
+      const shared::ModuleCells& cells = table.cells(module.row, slot);
+      sample.active += cells.active.load(kRelaxed);
+      sample.requests += cells.requests.load(kRelaxed);
+      sample.refused_module += cells.refused_module.load(kRelaxed);
+      sample.refused_tenant += cells.refused_tenant.load(kRelaxed);
+      sample.refused_breaker += cells.refused_breaker.load(kRelaxed);
+      sample.cpu_ns += cells.cpu_ns.load(kRelaxed);
+      sample.memory_bytes += cells.memory_bytes.load(kRelaxed);
+    }
+    if (sample.requests > 0) {
+      sample.label = module.label;
+      sample.breaker = static_cast<std::uint64_t>(
+          reliability::breaker_state(module.breaker, context_.loop.now()));
+      samples_.push_back(sample);
+    }
+  });
+  view.modules = samples_;
 }
 
 }  // namespace mik::runtime

@@ -24,11 +24,12 @@ class Service final : public http::Service {
 
  private:
   struct Answer;
-  void built_in(http::Exchange& exchange, const Routed& to);
+  void built_in(http::Exchange& exchange, const Routed& to, bool forwarded);
+  bool has_key(const http::RequestHead& head) const;
   void send(http::Exchange& exchange, const Answer& answer);
   void problem(http::Exchange& exchange, int status, std::string_view detail,
                std::uint32_t retry_after_secs = 0);
-  void to_module(http::Exchange& exchange, const Routed& to);
+  void to_module(http::Exchange& exchange, const Routed& to, const http::ForwardedView& from);
   void refuse(http::Exchange& exchange, ModuleEntry& module, int status, std::string_view detail,
               std::uint32_t retry_after_secs = 0);
   bool may_enter(http::Exchange& exchange, GuestRequest& request);
@@ -37,6 +38,7 @@ class Service final : public http::Service {
   std::string_view status_now() const;
   HealthView health(std::string_view query);
   void add_modules(HealthView& view);
+  void add_samples(MetricsView& view);
   std::uint64_t resident_bytes();
 
   Context& context_;
@@ -44,6 +46,7 @@ class Service final : public http::Service {
   const Router router_;
   RouteBuffer route_buffer_;
   std::vector<std::string_view> loaded_;  // for the health document
+  std::vector<ModuleSample> samples_;     // for /metrics
   std::uint64_t resident_bytes_ = 0;
   base::Time resident_read_;
 };

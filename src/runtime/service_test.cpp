@@ -48,6 +48,64 @@ TEST_F(ServiceTest, ReadinessFollowsTheComponentAndTheDrain) {
   EXPECT_EQ(ask(still).status, 200);
 }
 
+// What a proxy in front passes on is not for its clients.
+TEST_F(ServiceTest, ForwardedRequestsSeeMetricsAndModulesWithTheKeyOnly) {
+  const std::vector<std::string> proxies = {"203.0.113.0/24"};  // TestExchange's
+  context_.trusted = *http::TrustedProxies::compile(proxies);
+  const auto status = [&](const char* path, bool forwarded, const char* key) {
+    TestExchange exchange(path);
+    if (forwarded) {
+      exchange.add_field("X-Forwarded-For", "198.51.100.1");
+    }
+    if (key != nullptr) {
+      exchange.add_field("X-API-Key", key);
+    }
+    ask(exchange);
+    const bool verbose = exchange.body.find("loaded_modules") != std::string::npos;
+    return verbose ? 1000 : exchange.status;
+  };
+  EXPECT_EQ(status("/metrics", false, nullptr), 200);
+  EXPECT_EQ(status("/metrics", true, nullptr), 404);
+  EXPECT_EQ(status("/metrics", true, ""), 404);
+  EXPECT_EQ(status("/health", true, nullptr), 200);
+  EXPECT_EQ(status("/health?verbose=true", false, nullptr), 1000);
+  EXPECT_EQ(status("/health?verbose=true", true, nullptr), 200);
+
+  settings_.api_key = "secret";
+  for (const char* wrong : {"", "secre", "secreT", "secret "}) {
+    EXPECT_EQ(status("/metrics", true, wrong), 404) << wrong;
+    EXPECT_EQ(status("/health?verbose=true", false, wrong), 200) << wrong;
+  }
+  EXPECT_EQ(status("/metrics", true, "secret"), 200);
+  EXPECT_EQ(status("/metrics", false, nullptr), 200);
+  EXPECT_EQ(status("/health?verbose=true", true, "secret"), 1000);
+  EXPECT_EQ(status("/health?verbose=true", false, nullptr), 200);
+
+  // Of a stranger it is a field like any other.
+  settings_.api_key.clear();
+  context_.trusted = {};
+  EXPECT_EQ(status("/metrics", true, nullptr), 200);
+}
+
+TEST_F(ServiceTest, TheClientBehindAProxyIsWhoIsLogged) {
+  const std::vector<std::string> proxies = {"203.0.113.0/24"};
+  context_.trusted = *http::TrustedProxies::compile(proxies);
+  TestExchange exchange("/scheme");
+  exchange.add_field("X-Forwarded-For", "198.51.100.1");
+  exchange.add_field("X-Forwarded-Proto", "https");
+  EXPECT_EQ(ask(exchange).status, 200);
+  EXPECT_EQ(exchange.body, "https");
+  TestExchange plain("/scheme");
+  EXPECT_EQ(ask(plain).body, "http");
+  TestExchange direct("/scheme");
+  direct.https = true;
+  EXPECT_EQ(ask(direct).body, "https");
+  TestExchange ended("/scheme");  // TLS ends at a proxy that spoke without it to its client
+  ended.https = true;
+  ended.add_field("X-Forwarded-Proto", "http");
+  EXPECT_EQ(ask(ended).body, "http");
+}
+
 // Field case 17: HAProxy's bare check.
 TEST_F(ServiceTest, OptionsIsAnsweredWithAllow) {
   for (const char* path : {"/health", "*"}) {

@@ -66,7 +66,7 @@ class TestExchange final : public http::Exchange {
 
   const http::RequestHead& head() const override { return head_; }
   const http::Peer& peer() const override { return peer_; }
-  bool secure() const override { return false; }
+  bool secure() const override { return https; }
   void attach(http::ExchangeHandler& handler) override { handler_ = &handler; }
   void respond(const http::ResponseHead& response, std::string_view text) override {
     take(response);
@@ -116,6 +116,7 @@ class TestExchange final : public http::Exchange {
   std::function<void()> on_respond;
   int resumed = 0;
   int discarded = 0;
+  bool https = false;
 
  private:
   void take(const http::ResponseHead& response) {
@@ -228,7 +229,9 @@ class TestWorker : public ::testing::Test,
   GuestExchange& begin(TestExchange& exchange) {
     EXPECT_TRUE(load(module()));
     GuestExchange& guest = pool_.get();
-    GuestRequest request{module(), exchange.head().path_query, {}, {}, false};
+    GuestRequest request;
+    request.module = module();
+    request.path_query = exchange.head().path_query;
     request.ticket = gate_->ask_breaker(*request.module).ticket;
     EXPECT_EQ(gate_->try_enter(*request.module, request.permit), reliability::RefusedBy::kNone);
     guest.begin(exchange, std::move(request));
@@ -237,7 +240,10 @@ class TestWorker : public ::testing::Test,
   // The same, whether it is loaded or not.
   GuestExchange& begin_cold(TestExchange& exchange) {
     GuestExchange& guest = pool_.get();
-    guest.begin(exchange, {module(), exchange.head().path_query, {}, {}, false});
+    GuestRequest request;
+    request.module = module();
+    request.path_query = exchange.head().path_query;
+    guest.begin(exchange, std::move(request));
     return guest;
   }
   // From now on "app" has no artefact, and who wants it waits; until it has one, or is broken.

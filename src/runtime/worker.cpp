@@ -22,6 +22,7 @@
 #include "runtime/context.hpp"
 #include "runtime/gate.hpp"
 #include "runtime/guest_exchange.hpp"
+#include "runtime/memory_share.hpp"
 #include "runtime/module_cache.hpp"
 #include "runtime/module_loader.hpp"
 #include "runtime/outbound.hpp"
@@ -56,10 +57,14 @@ class WorkerTurn final : public net::TurnHook {
   WorkerTurn(Context& context, Scheduler& scheduler)
       : context_(context),
         scheduler_(scheduler),
+        memory_(context.segment, context.slot, *context.guests,
+                context.settings.memory_budget_bytes),
         flush_timer_(net::Timer::of<&WorkerTurn::flush>(this)) {}
 
   bool on_turn(base::Time now) override {
+    memory_.before_turn(now);
     const bool busy = scheduler_.on_turn(now);
+    memory_.after_turn();
     if (context_.log.pending_bytes() > kLogFlushBytes) {
       flush();
     } else if (context_.log.pending_bytes() > 0 && !flush_timer_.armed()) {
@@ -74,6 +79,7 @@ class WorkerTurn final : public net::TurnHook {
 
   Context& context_;
   Scheduler& scheduler_;
+  MemoryShare memory_;
   net::Timer flush_timer_;
 };
 
@@ -258,6 +264,7 @@ base::Result<void> Worker::start_services() {
   loop_->set_hook(&*turn_);
   pool_.emplace(context_);
   service_.emplace(context_, *pool_);
+  MIK_TRY_ASSIGN(context_.trusted, http::TrustedProxies::compile(settings_.trusted_proxies));
   if (!settings_.tls_cert.empty()) {
     MIK_TRY_ASSIGN(auto tls, http::ServerTls::load({settings_.tls_cert, settings_.tls_key},
                                                    settings_.tls_ticket_key));

@@ -142,6 +142,7 @@ mik_req mik_req_start(mik_loop* loop, mik_component* /*component*/, const mik_he
   guest->authority = part(head->authority);
   guest->cpu_budget_ns = head->cpu_budget_ns;
   guest->has_body = head->body == MIK_BODY_STREAM;
+  guest->https = head->https != 0;
   const mik_req id = loop->next_id++;
   loop->guests.emplace(id, std::move(guest));
   return id;

@@ -213,6 +213,9 @@ std::uint32_t run_guest(mik_loop& loop, mik_req id, Guest& guest, std::uint64_t 
     }
     return fail(guest, MIK_E_TRAP, "wasm trap: unreachable");
   }
+  if (what == "/scheme") {
+    return finish(guest, guest.https ? "https" : "http");
+  }
   if (what == "/output") {
     loop.ops.output(loop.ops.ctx, guest.user, 1, str("to stdout"));
     loop.ops.output(loop.ops.ctx, guest.user, 2, str("to stderr"));

@@ -115,6 +115,7 @@ struct Guest {
   Pipe in;
   Pipe out;
   bool has_body = false;
+  bool https = false;
   bool head_said = false;
   bool over = false;
   int code = 0;
