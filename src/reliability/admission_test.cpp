@@ -158,7 +158,7 @@ class Crowd {
  public:
   explicit Crowd(std::uint64_t seed) : seed_(seed) {
     std::mt19937_64 random(seed);
-    global_max_ = 1 + random() % 6;
+    global_max_ = static_cast<std::uint32_t>(1 + random() % 6);
     for (std::size_t i = 0; i < kModules; ++i) {
       rows_[i] = segment_.modules().add(i < 2 ? "" : "t", "m" + std::to_string(i)).value();
       module_max_[i] = static_cast<std::uint32_t>(random() % 4);
