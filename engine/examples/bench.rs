@@ -64,6 +64,59 @@ fn measure(rig: &mut Rig, component: *mut Component, name: &str, count: u32) {
     }
 }
 
+/// Requests that go round robin over so many components.
+fn spread(rig: &mut Rig, components: &[*mut Component], name: &str, count: u32) {
+    let request = browser();
+    let mut round = |n: u32| {
+        for i in 0..n {
+            let req = rig.start(components[i as usize % components.len()], &request);
+            let bits = rig.run(req);
+            assert_ne!(bits & EV_END, 0, "{:?}", rig.error(req));
+            rig.consume(req, 1 << 20);
+            rig.release(req);
+        }
+    };
+    round(2 * components.len() as u32);
+    let before = cpu();
+    round(count);
+    let (after, n) = (cpu(), count as f64);
+    println!(
+        "{name:28} {:7.2} user + {:6.2} sys us, {:6.3} faults",
+        (after.0 - before.0) / n,
+        (after.1 - before.1) / n,
+        (after.2 - before.2) as f64 / n
+    );
+}
+
+/// What many components cost: to load, to drop, to go round.
+fn many(artefact: &[u8], options: &EngineOptions, count: u32) {
+    let mut rig = Rig::with(options);
+    let load =
+        |rig: &Rig| load_with(rig.engine, artefact, &ComponentOptions::default()).expect("loads");
+    for n in [1, 10, 100, 1000] {
+        let from = thread_ns();
+        let components: Vec<_> = (0..n).map(|_| load(&rig)).collect();
+        let loaded = thread_ns();
+        spread(
+            &mut rig,
+            &components,
+            &format!("round robin over {n}"),
+            count,
+        );
+        let served = thread_ns();
+        for component in components {
+            unsafe { mik_component_delete(component) };
+        }
+        let dropped = thread_ns();
+        println!(
+            "{:28} {:.1} us to load, {:.1} us to drop one",
+            "",
+            (loaded - from) as f64 / n as f64 / 1e3,
+            (dropped - served) as f64 / n as f64 / 1e3
+        );
+    }
+}
+
 fn thread_ns() -> u64 {
     let mut t = libc::timespec {
         tv_sec: 0,
@@ -164,10 +217,17 @@ fn main() {
     measure(&mut rig, fresh, "fresh, scan", count);
     measure(&mut rig, reused, "reused, scan", count);
     drop(rig);
+    many(&artefact, &options, count);
     let mut rig = Rig::with(&EngineOptions {
         pagemap_scan: 0,
         ..options
     });
     let fresh = rig.adopt(&artefact, &ComponentOptions::default());
     measure(&mut rig, fresh, "fresh, no scan", count / 4);
+    drop(rig);
+    let no_scan = EngineOptions {
+        pagemap_scan: 0,
+        ..options
+    };
+    many(&artefact, &no_scan, count / 4);
 }

@@ -90,7 +90,8 @@ typedef struct mik_engine_options { /* zeroed means defaults; abi must be MIK_EN
   uint32_t abi;
   uint32_t instances_max;            /* component instances alive at once; default 1000. Sizes the pool: each costs about
                                         3 us of start-up time (a guard page) and 4 GiB of address space */
-  uint32_t warm_slots_max;           /* slots that stay mapped to their last component; default 100 */
+  uint32_t warm_slots_max;           /* slots for memories, each of which stays mapped to its last component; default, and
+                                        the least, 1.5 for each instance */
   uint8_t pagemap_scan;              /* 0 or 2: off; 1: reset memories by PAGEMAP_SCAN (the caller has made sure that
                                         the kernel has it and that pages cannot be swapped or migrated: ADR 0006) */
   uint8_t on_demand;                 /* 1: no pool, allocate each instance (little address space) */

@@ -56,10 +56,12 @@ fn pool(options: &EngineOptions, n: u32) -> PoolingAllocationConfig {
         options.table_keep_resident_bytes,
         if scan { MIB } else { MIB / 2 },
     );
+    // As many slots for memories as components shall have their own: another's image is two mappings more.
+    let memories = n.saturating_add(n / 2).max(2).max(options.warm_slots_max);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(n)
         .total_core_instances(n.saturating_mul(8))
-        .total_memories(n.saturating_add(n / 2).max(2))
+        .total_memories(memories)
         .total_tables(n.saturating_mul(4))
         .max_tables_per_module(16)
         .max_memories_per_module(16)
@@ -68,7 +70,7 @@ fn pool(options: &EngineOptions, n: u32) -> PoolingAllocationConfig {
         .max_component_instance_size(10 << 20)
         .max_core_instance_size(10 << 20)
         .table_elements(100_000)
-        .max_unused_warm_slots(or_default(options.warm_slots_max, 100))
+        .max_unused_warm_slots(memories)
         .linear_memory_keep_resident(keep as usize)
         .table_keep_resident(table_keep as usize)
         .pagemap_scan(if scan { Enabled::Yes } else { Enabled::No })
@@ -77,6 +79,27 @@ fn pool(options: &EngineOptions, n: u32) -> PoolingAllocationConfig {
         pool.max_memory_size(options.memory_reservation_bytes as usize);
     }
     pool
+}
+
+/// Runs `f` on one of the processors that this thread may use. Wasmtime divides its pool by their number, and each thread
+/// keeps to its part as long as that has room; but one loop uses a pool, and it shall have the whole of it.
+fn on_one_processor<T>(f: impl FnOnce() -> T) -> T {
+    // Safety: plain calls on sets of this size.
+    unsafe {
+        let mut all: libc::cpu_set_t = std::mem::zeroed();
+        let size = size_of::<libc::cpu_set_t>();
+        if libc::sched_getaffinity(0, size, &mut all) != 0 {
+            return f();
+        }
+        let mut one: libc::cpu_set_t = std::mem::zeroed();
+        if let Some(cpu) = (0..libc::CPU_SETSIZE as usize).find(|c| libc::CPU_ISSET(*c, &all)) {
+            libc::CPU_SET(cpu, &mut one);
+        }
+        libc::sched_setaffinity(0, size, &one);
+        let result = f();
+        libc::sched_setaffinity(0, size, &all);
+        result
+    }
 }
 
 /// What both the compiling and the running engine must agree on.
@@ -120,7 +143,7 @@ impl Engine {
         let system = |e: wasmtime::Error| {
             Fault::new(Code::System, format!("the engine does not start: {e:#}"))
         };
-        let wasmtime = wasmtime::Engine::new(&config).map_err(system)?;
+        let wasmtime = on_one_processor(|| wasmtime::Engine::new(&config)).map_err(system)?;
         let linker = if options.compile_only == 0 {
             Some(linker(&wasmtime).map_err(system)?)
         } else {

@@ -62,6 +62,7 @@ base::Result<Engine> Engine::create(const EngineOptions& options) {
   mik_engine_options c{};
   c.abi = MIK_ENGINE_ABI;
   c.instances_max = options.instances_max;
+  c.warm_slots_max = options.warm_slots_max;
   c.pagemap_scan = options.pagemap_scan ? 1 : 2;
   c.on_demand = options.on_demand ? 1 : 0;
   c.compile_only = options.compile_only ? 1 : 0;

@@ -30,6 +30,7 @@ struct Field {
 
 struct EngineOptions {
   std::uint32_t instances_max = 1000;
+  std::uint32_t warm_slots_max = 0;  // components that find their memories mapped; see engine.h
   bool pagemap_scan = false;
   bool on_demand = false;
   bool compile_only = false;

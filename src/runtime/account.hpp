@@ -8,6 +8,7 @@
 
 #include "base/time.hpp"
 #include "engine/engine.hpp"
+#include "shared/layout.hpp"
 
 namespace mik::runtime {
 
@@ -87,6 +88,8 @@ class Account {
   Account& operator=(const Account&) = delete;
 
   void set_weight(std::uint32_t weight) noexcept;
+  // Where memory_bytes() is shown, too.
+  void set_gauge(shared::Cell& gauge) noexcept { gauge_ = &gauge; }
 
   // Of its guests (a parent: of its modules'): time used since it was made, guests that live, of
   // those the ones that were started, and what their memories and tables hold now.
@@ -116,6 +119,7 @@ class Account {
   std::size_t modules_ = 0;
   std::size_t young_ = 0;  // guests in kYoung, those of modules included
   std::uint64_t memory_bytes_ = 0;
+  shared::Cell* gauge_ = nullptr;
 
   // Its place among those it shares with.
   base::Duration deficit_{};  // what it may still use; below zero it owes

@@ -24,6 +24,8 @@ namespace {
 // for its stack. Requests beyond it wait in the scheduler.
 constexpr std::uint32_t kInstancesMax = 1000;
 constexpr std::uint64_t kInstancesMin = 64;
+// Two memories for each component that is loaded, as far as address space goes: 16 TiB.
+constexpr std::uint32_t kWarmSlotsMax = 4096;
 // What the smallest of them takes: memory, stack, store.
 constexpr std::uint64_t kInstanceBytesMin = 256 << 10;
 
@@ -72,6 +74,8 @@ engine::EngineOptions engine_options(const config::Settings& settings, bool comp
   engine::EngineOptions options;
   options.instances_max = std::min(settings.max_concurrent_requests, kInstancesMax);
   options.compile_only = compile_only;
+  options.warm_slots_max =
+      std::min(2 * std::min(settings.cache_size, kWarmSlotsMax), kWarmSlotsMax);
   options.pagemap_scan = !compile_only && engine::pagemap_scan_usable();
   if (settings.memory_budget_bytes != 0) {
     // An eighth of it may lie in the pool between requests, and not more instances live at once

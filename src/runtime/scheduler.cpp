@@ -120,6 +120,9 @@ void Scheduler::count_memory(GuestTask& task, std::uint64_t bytes) noexcept {
   if (before != bytes) {
     for (Account* a = task.account_; a != nullptr; a = a->parent_) {
       a->memory_bytes_ += bytes - before;
+      if (a->gauge_ != nullptr) {
+        a->gauge_->store(a->memory_bytes_, std::memory_order_relaxed);
+      }
     }
   }
 }

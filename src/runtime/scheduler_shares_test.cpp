@@ -11,7 +11,9 @@
 #include <vector>
 
 #include "engine/fake/fake_clock.hpp"
+#include "runtime/memory_share.hpp"
 #include "runtime/scheduler.hpp"
+#include "shared/segment.hpp"
 
 namespace mik::runtime {
 namespace {
@@ -359,11 +361,14 @@ TEST_F(Shares, OneModuleAloneHasThePool) {
 TEST_F(Shares, MemoryIsCountedForModuleAndTenant) {
   Account tenant;
   Account module(Account::kWeight, &tenant);
+  shared::Cell shown = 0;
+  tenant.set_gauge(shown);
   Guest& first = start(&module, "/hold?64");
   start(&module, "/hold?32");
   pass(milliseconds(1));
   EXPECT_EQ(module.memory_bytes(), 96u << 10);
   EXPECT_EQ(tenant.memory_bytes(), 96u << 10);
+  EXPECT_EQ(shown.load(), 96u << 10);
   EXPECT_EQ(guests_->memory_bytes(), 96u << 10);
   first.close();
   EXPECT_EQ(module.memory_bytes(), 32u << 10);
@@ -376,6 +381,37 @@ TEST_F(Shares, MemoryIsCountedForModuleAndTenant) {
   EXPECT_EQ(tenant.memory_bytes(), 48u << 10);
   all_.clear();
   EXPECT_EQ(tenant.memory_bytes(), 0u);
+  EXPECT_EQ(shown.load(), 0u);
+}
+
+// What other workers hold is missing here.
+TEST_F(Shares, TheBudgetIsThatOfAllWorkers) {
+  shared::Segment segment = shared::Segment::create(2).value();
+  MemoryShare share(segment, 0, *guests_, 80u << 10);  // 70 KiB for guests that live
+  segment.row(1).gauges.memory_bytes.store(30u << 10);
+  share.before_turn(clock_now());
+  Guest& fits = start(nullptr, "/hold?40");
+  Guest& refused = start(nullptr, "/hold?1");
+  pass(milliseconds(1));
+  share.after_turn();
+  EXPECT_FALSE(fits.done);
+  EXPECT_TRUE(refused.failed);
+  EXPECT_EQ(segment.row(0).gauges.memory_bytes.load(), 40u << 10);
+  segment.row(1).gauges.memory_bytes.store(0);
+  share.before_turn(clock_now());
+  Guest& later = start(nullptr, "/hold?30");
+  fits.close();
+  pass(milliseconds(1));
+  share.after_turn();
+  EXPECT_FALSE(later.failed);
+  EXPECT_EQ(segment.row(0).gauges.memory_bytes.load(), 30u << 10);
+  // More than the budget, of others: nothing grows here.
+  segment.row(1).gauges.memory_bytes.store(1u << 20);
+  share.before_turn(clock_now() + milliseconds(5));
+  Guest& none = start(nullptr, "/hold?1");
+  pass(milliseconds(1));
+  EXPECT_TRUE(none.failed);
+  all_.clear();
 }
 
 // --- random histories against a fluid

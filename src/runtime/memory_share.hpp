@@ -1,0 +1,34 @@
+// What the guests of this worker hold of the memory budget (config.md, memory_budget_mb): told to
+// the others through the segment, and bounded by what they leave. Confined to the loop thread.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "base/time.hpp"
+#include "engine/engine.hpp"
+#include "shared/segment.hpp"
+
+namespace mik::runtime {
+
+class MemoryShare {
+ public:
+  // `budget_bytes`: of all workers; 0: no bound. An eighth of it is what instances that have ended
+  // leave in the pools (compile_child.cpp), the rest is for those that live.
+  MemoryShare(shared::Segment& segment, std::size_t slot, engine::Guests& guests,
+              std::uint64_t budget_bytes) noexcept;
+
+  // Before guests run: looks at the others, at most once a millisecond. After: tells them.
+  void before_turn(base::Time now) noexcept;
+  void after_turn() noexcept;
+
+ private:
+  shared::Segment& segment_;
+  const std::size_t slot_;
+  engine::Guests& guests_;
+  const std::uint64_t budget_bytes_;
+  std::uint64_t told_ = 0;
+  base::Time next_look_;
+};
+
+}  // namespace mik::runtime
