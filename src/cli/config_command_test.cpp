@@ -33,41 +33,41 @@ class ShowTest : public FolderTest {
 };
 
 TEST_F(ShowTest, EachValueSaysWhereItComesFrom) {
-  arguments_.config =
+  arguments.config =
       write("mik.toml", "[server]\nport = 4000\nreuse = 2\n[modules.\"a b\"]\nreuse = 3\n");
   make_folder("modules");
-  environment_["HOST"] = "127.0.0.2";
-  arguments_.timeout_secs = 5;
-  EXPECT_EQ(line("port"), "port = 4000 # " + folder_ + "/mik.toml:2:8");
+  environment["HOST"] = "127.0.0.2";
+  arguments.timeout_secs = 5;
+  EXPECT_EQ(line("port"), "port = 4000 # " + folder + "/mik.toml:2:8");
   EXPECT_EQ(line("bind"), "bind = [\"127.0.0.2:4000\"] # env HOST");
   EXPECT_EQ(line("execution_timeout_secs"), "execution_timeout_secs = 5 # flag --timeout");
   EXPECT_EQ(line("cpu_ms"), "cpu_ms = 5000 # automatic");
   EXPECT_EQ(line("idle_timeout_secs"), "idle_timeout_secs = 130 # default");
-  EXPECT_EQ(line("modules ="), "modules = \"" + folder_ + "/modules\" # default");
-  EXPECT_EQ(line("# file"), "# file: " + folder_ + "/mik.toml");
-  EXPECT_EQ(line("# served"), "# served: " + folder_ + "/modules");
-  EXPECT_EQ(line("# state folder"), "# state folder: " + folder_ + "/state # env MIK_HOME");
+  EXPECT_EQ(line("modules ="), "modules = \"" + folder + "/modules\" # default");
+  EXPECT_EQ(line("# file"), "# file: " + folder + "/mik.toml");
+  EXPECT_EQ(line("# served"), "# served: " + folder + "/modules");
+  EXPECT_EQ(line("# state folder"), "# state folder: " + folder + "/state # env MIK_HOME");
   EXPECT_NE(shown().find("[modules.\"a b\"]\nreuse = 3"), std::string::npos);
 }
 
 TEST_F(ShowTest, SecretsAreMasked) {
-  arguments_.config =
+  arguments.config =
       write("mik.toml",
             "[server]\nenv = { A = \"s3cret\", B = \"${TOKEN}\", C = \"x${TOKEN}\" }\n"
             "[tracing]\notlp_endpoint = \"http://me:s3cret@tempo:4317/a\"\n");
-  environment_["TOKEN"] = "s3cret";
-  arguments_.api_key = "s3cret";
-  arguments_.env = {{"D", "s3cret"}};
+  environment["TOKEN"] = "s3cret";
+  arguments.api_key = "s3cret";
+  arguments.env = {{"D", "s3cret"}};
   EXPECT_EQ(shown().find("s3cret"), std::string::npos) << shown();
   EXPECT_EQ(line("env"),
             "env = { A = \"***\", B = \"${TOKEN}\", C = \"***\", D = \"***\" } # flag --env");
   EXPECT_EQ(line("otlp_endpoint"),
-            "otlp_endpoint = \"http://***@tempo:4317/a\" # " + folder_ + "/mik.toml:4:17");
+            "otlp_endpoint = \"http://***@tempo:4317/a\" # " + folder + "/mik.toml:4:17");
   EXPECT_EQ(line("# api key"), "# api key: *** # flag --api-key");
 }
 
 TEST_F(ShowTest, WhatIsShownMeansTheSameWhenRead) {
-  arguments_.config =
+  arguments.config =
       write("mik.toml",
             "[project]\nname = \"p\"\n[server]\nport = 4000\nmodules = \"m\"\n"
             "max_concurrent_requests = 50\n[breaker]\nfailures = 9\n"
@@ -75,7 +75,7 @@ TEST_F(ShowTest, WhatIsShownMeansTheSameWhenRead) {
   make_folder("m");
   config::Settings first = resolved().value().settings;
   const std::string text = shown();
-  arguments_.config = write("again.toml", text);
+  arguments.config = write("again.toml", text);
   auto second = resolved();
   ASSERT_TRUE(second.has_value()) << second.error().to_string() << text;
   second->settings.config_file = first.config_file;

@@ -296,7 +296,7 @@ class KeysTest : public FolderTest {
     write("b.pem", kKey);
   }
   Settings of(const std::string& toml) {
-    arguments_.config = write("mik.toml", toml);
+    arguments.config = write("mik.toml", toml);
     auto result = resolved();
     if (!result.has_value()) {
       ADD_FAILURE() << result.error().to_string() << "\n" << toml;

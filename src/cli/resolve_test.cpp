@@ -24,13 +24,13 @@ class ResolveTest : public FolderTest {
  protected:
   void SetUp() override {
     FolderTest::SetUp();
-    arguments_.path = write_module("app.wasm");
+    arguments.path = write_module("app.wasm");
   }
   std::string bind() { return resolved().value().settings.binds.at(0); }
   // A manifest, and nothing else said.
   void manifest(const std::string& text, const std::string& name = "mik.toml") {
-    arguments_.config = write(name, text);
-    arguments_.path.reset();
+    arguments.config = write(name, text);
+    arguments.path.reset();
   }
   config::Settings settings() { return resolved().value().settings; }
   std::string refused() {
@@ -42,53 +42,53 @@ class ResolveTest : public FolderTest {
 
 TEST_F(ResolveTest, FlagBeatsEnvironmentBeatsFileBeatsDefault) {
   EXPECT_EQ(bind(), "127.0.0.1:3000");
-  arguments_.config = write("mik.toml", "[server]\nport = 3500\n");
+  arguments.config = write("mik.toml", "[server]\nport = 3500\n");
   EXPECT_EQ(bind(), "127.0.0.1:3500");
-  environment_["HOST"] = "0.0.0.0";
+  environment["HOST"] = "0.0.0.0";
   EXPECT_EQ(bind(), "0.0.0.0:3500");
-  environment_["PORT"] = "4000";
+  environment["PORT"] = "4000";
   EXPECT_EQ(bind(), "0.0.0.0:4000");
-  arguments_.port = 5000;
+  arguments.port = 5000;
   EXPECT_EQ(bind(), "0.0.0.0:5000");
-  arguments_.local = true;
+  arguments.local = true;
   EXPECT_EQ(bind(), "127.0.0.1:5000");
-  arguments_.local = false;
-  arguments_.host = "::1";
+  arguments.local = false;
+  arguments.host = "::1";
   EXPECT_EQ(bind(), "[::1]:5000");
 }
 
 TEST_F(ResolveTest, TheListOfTheFileUnlessSomebodySaysOtherwise) {
-  arguments_.config = write(
+  arguments.config = write(
       "mik.toml", "[server]\nport = 1\nbind = [\"127.0.0.1:0\", \"[::1]:0\", \"unix:/x/s\"]\n");
   EXPECT_EQ(settings().binds, (std::vector<std::string>{"127.0.0.1:0", "[::1]:0", "unix:/x/s"}));
   EXPECT_TRUE(resolved().value().warnings.empty());
-  environment_["HOST"] = "127.0.0.2";
+  environment["HOST"] = "127.0.0.2";
   EXPECT_EQ(settings().binds, (std::vector<std::string>{"127.0.0.2:1"}));
   EXPECT_TRUE(mentions(resolved().value().warnings, "server.bind is not used: env HOST"));
-  environment_.clear();
-  environment_["MIK_HOME"] = folder_;
-  arguments_.port = 0;
+  environment.clear();
+  environment["MIK_HOME"] = folder;
+  arguments.port = 0;
   EXPECT_EQ(settings().binds, (std::vector<std::string>{"127.0.0.1:0"}));
 }
 
 TEST_F(ResolveTest, LocalOfTheEnvironmentCountsEvenEmpty) {
-  environment_["HOST"] = "0.0.0.0";
-  environment_["MIK_LOCAL"] = "";
+  environment["HOST"] = "0.0.0.0";
+  environment["MIK_LOCAL"] = "";
   EXPECT_EQ(bind(), "127.0.0.1:3000");
 }
 
 TEST_F(ResolveTest, HostMayBeANameOrBracketed) {
-  environment_["HOST"] = "[::1]";
+  environment["HOST"] = "[::1]";
   EXPECT_EQ(bind(), "[::1]:3000");
-  environment_["HOST"] = "localhost";
+  environment["HOST"] = "localhost";
   EXPECT_TRUE(bind() == "127.0.0.1:3000" || bind() == "[::1]:3000") << bind();
 }
 
 TEST_F(ResolveTest, BadEnvironmentIsAnErrorThatNamesIt) {
-  environment_["PORT"] = "http";
+  environment["PORT"] = "http";
   EXPECT_NE(refused().find("PORT"), std::string::npos);
-  environment_.erase("PORT");
-  environment_["HOST"] = "not a host";
+  environment.erase("PORT");
+  environment["HOST"] = "not a host";
   EXPECT_NE(refused().find("HOST"), std::string::npos);
 }
 
@@ -96,9 +96,9 @@ TEST_F(ResolveTest, LogLevelAndFormat) {
   EXPECT_EQ(resolved({.terminal = true}).value().settings.log_format, config::LogFormat::kText);
   EXPECT_EQ(settings().log_format, config::LogFormat::kJson);
   EXPECT_EQ(resolved({.verbose = true}).value().settings.log_level, config::LogLevel::kDebug);
-  environment_["RUST_LOG"] = "warn";
+  environment["RUST_LOG"] = "warn";
   EXPECT_EQ(resolved({.verbose = true}).value().settings.log_level, config::LogLevel::kWarn);
-  environment_["RUST_LOG"] = "nonsense!";
+  environment["RUST_LOG"] = "nonsense!";
   EXPECT_EQ(settings().log_level, config::LogLevel::kInfo);
   EXPECT_TRUE(mentions(resolved().value().warnings, "RUST_LOG 'nonsense!' is not understood"));
 }
@@ -106,41 +106,41 @@ TEST_F(ResolveTest, LogLevelAndFormat) {
 TEST_F(ResolveTest, HotReload) {  // G36
   EXPECT_EQ(settings().hot_reload, config::HotReload::kSwap);
   for (const char* off : {"0", "false", ""}) {
-    environment_["MIK_HOT_RELOAD"] = off;
+    environment["MIK_HOT_RELOAD"] = off;
     EXPECT_EQ(settings().hot_reload, config::HotReload::kReport) << off;
   }
   for (const char* on : {"1", "true"}) {
-    environment_["MIK_HOT_RELOAD"] = on;
+    environment["MIK_HOT_RELOAD"] = on;
     EXPECT_EQ(settings().hot_reload, config::HotReload::kEager) << on;
   }
-  environment_["MIK_HOT_RELOAD"] = "maybe";
+  environment["MIK_HOT_RELOAD"] = "maybe";
   EXPECT_EQ(settings().hot_reload, config::HotReload::kSwap);
   EXPECT_TRUE(mentions(resolved().value().warnings, "MIK_HOT_RELOAD \"maybe\""));
 }
 
 TEST_F(ResolveTest, ApiKey) {
   EXPECT_EQ(settings().api_key, "");
-  environment_["MIK_API_KEY"] = "";
+  environment["MIK_API_KEY"] = "";
   EXPECT_EQ(settings().api_key, "");
-  environment_["MIK_API_KEY"] = "env";
+  environment["MIK_API_KEY"] = "env";
   EXPECT_EQ(settings().api_key, "env");
-  arguments_.api_key = "flag";
+  arguments.api_key = "flag";
   EXPECT_EQ(settings().api_key, "flag");
-  arguments_.api_key = "";  // --api-key "$MIK_API_KEY" without the variable
+  arguments.api_key = "";  // --api-key "$MIK_API_KEY" without the variable
   EXPECT_NE(refused().find("--api-key is empty"), std::string::npos);
 }
 
 TEST_F(ResolveTest, FlagsReachTheSettings) {
-  arguments_.config = write("mik.toml",
-                            "[server]\nreuse = 2\nenv = { A = \"file\", B = \"${HOME}\" }\n"
-                            "http_allowed = [\"x.example\"]\nworkers = 1\n");
-  environment_["HOME"] = "/h";
-  arguments_.timeout_secs = 5;
-  arguments_.memory_limit_bytes = 1 << 21;
-  arguments_.reuse = 9;
-  arguments_.workers = 3;
-  arguments_.env = {{"A", "flag"}, {"C", "${HOME}"}};
-  arguments_.allow_hosts = {"127.0.0.1:9001"};
+  arguments.config = write("mik.toml",
+                           "[server]\nreuse = 2\nenv = { A = \"file\", B = \"${HOME}\" }\n"
+                           "http_allowed = [\"x.example\"]\nworkers = 1\n");
+  environment["HOME"] = "/h";
+  arguments.timeout_secs = 5;
+  arguments.memory_limit_bytes = 1 << 21;
+  arguments.reuse = 9;
+  arguments.workers = 3;
+  arguments.env = {{"A", "flag"}, {"C", "${HOME}"}};
+  arguments.allow_hosts = {"127.0.0.1:9001"};
   const config::Settings s = settings();
   EXPECT_EQ(s.guest.execution_timeout, std::chrono::seconds(5));
   EXPECT_EQ(s.guest.cpu_budget, std::chrono::seconds(5));
@@ -149,11 +149,11 @@ TEST_F(ResolveTest, FlagsReachTheSettings) {
   EXPECT_EQ(s.workers, 3u);
   EXPECT_EQ(s.guest.http_allowed, (std::vector<std::string>{"127.0.0.1:9001"}));
   EXPECT_EQ(s.guest.env, (config::Pairs{{"A", "flag"}, {"B", "/h"}, {"C", "${HOME}"}}));
-  EXPECT_EQ(s.state_dir, folder_ + "/state");
+  EXPECT_EQ(s.state_dir, folder + "/state");
 }
 
 TEST_F(ResolveTest, APatternThatCanNeverMatchIsAnError) {
-  arguments_.allow_hosts = {"api.*.com"};
+  arguments.allow_hosts = {"api.*.com"};
   EXPECT_NE(
       refused().find("flag --allow-host: server.http_allowed: \"api.*.com\": can never match"),
       std::string::npos)
@@ -162,27 +162,27 @@ TEST_F(ResolveTest, APatternThatCanNeverMatchIsAnError) {
 
 TEST_F(ResolveTest, AFolderIsServedAsModules) {
   write_module("mods/a.wasm");
-  arguments_.path = folder_ + "/mods/";
+  arguments.path = folder + "/mods/";
   const config::Settings s = settings();
   EXPECT_FALSE(s.single_component());
-  EXPECT_EQ(s.modules_dir, folder_ + "/mods");
+  EXPECT_EQ(s.modules_dir, folder + "/mods");
   EXPECT_TRUE(s.root.empty());
   EXPECT_TRUE(s.component_name.empty());
 }
 
 TEST_F(ResolveTest, ModulesOfTheFile) {
   manifest("[server]\n");
-  EXPECT_NE(refused().find("server.modules: no such folder or file: " + folder_ + "/modules"),
+  EXPECT_NE(refused().find("server.modules: no such folder or file: " + folder + "/modules"),
             std::string::npos)
       << refused();
   make_folder("modules");  // G38: it may be empty
-  EXPECT_EQ(settings().modules_dir, folder_ + "/modules");
+  EXPECT_EQ(settings().modules_dir, folder + "/modules");
   manifest("[server]\nmodules = \"none\"\n");
   EXPECT_NE(refused().find("mik.toml:2:11: server.modules: no such folder or file"),
             std::string::npos);
   manifest("[server]\nmodules = \"app.wasm\"\nroot = \"other\"\n");
   const Resolved single = resolved().value();
-  EXPECT_EQ(single.settings.component_path, folder_ + "/app.wasm");
+  EXPECT_EQ(single.settings.component_path, folder + "/app.wasm");
   EXPECT_EQ(single.settings.component_name, "app");
   EXPECT_EQ(single.settings.root, "app");
   EXPECT_TRUE(single.settings.modules_dir.empty());
@@ -190,7 +190,9 @@ TEST_F(ResolveTest, ModulesOfTheFile) {
 }
 
 TEST_F(ResolveTest, TheGuidesManifest) {
-  std::ifstream file(std::string(std::getenv("MIK_SOURCE_DIR")) + "/tests/guide/guide.md");
+  const char* root = std::getenv("MIK_SOURCE_DIR");
+  ASSERT_NE(root, nullptr);
+  std::ifstream file(std::string(root) + "/tests/guide/guide.md");
   const std::string guide((std::istreambuf_iterator<char>(file)), {});
   const std::size_t start = guide.find("    [project]\n    name = \"production-api\"");
   ASSERT_NE(start, std::string::npos);
@@ -199,7 +201,7 @@ TEST_F(ResolveTest, TheGuidesManifest) {
   const Resolved guides = resolved().value();
   EXPECT_TRUE(guides.warnings.empty());
   EXPECT_EQ(guides.settings.binds, (std::vector<std::string>{"127.0.0.1:3000"}));
-  EXPECT_EQ(guides.settings.modules_dir, folder_ + "/modules");
+  EXPECT_EQ(guides.settings.modules_dir, folder + "/modules");
   EXPECT_EQ(guides.settings.max_concurrent_requests, 2000u);
   EXPECT_EQ(guides.settings.guest.max_requests, 50u);
 }
@@ -208,13 +210,13 @@ TEST_F(ResolveTest, TenantsAloneNeedNoModules) {  // G38
   make_folder("tenants");
   manifest("[server]\nuser_modules = \"tenants\"\n");
   EXPECT_EQ(settings().modules_dir, "");
-  EXPECT_EQ(settings().user_modules_dir, folder_ + "/tenants");
+  EXPECT_EQ(settings().user_modules_dir, folder + "/tenants");
   manifest("[server]\nuser_modules = \"tenants\"\nmodules = \"none\"\n");
   EXPECT_NE(refused().find("server.modules"), std::string::npos);
 }
 
 TEST_F(ResolveTest, APathWinsAndTheFileSuppliesTheRest) {
-  arguments_.config = write("mik.toml", "[server]\nmodules = \"none\"\nreuse = 4\n");
+  arguments.config = write("mik.toml", "[server]\nmodules = \"none\"\nreuse = 4\n");
   EXPECT_EQ(settings().component_name, "app");
   EXPECT_EQ(settings().guest.reuse, 4u);
 }
@@ -239,7 +241,7 @@ TEST_F(ResolveTest, FilesOfKeysMustBeThere) {
   write("k.pem", "no certificate");
   const std::string said = refused();
   EXPECT_NE(said.find("3 problems"), std::string::npos) << said;
-  EXPECT_NE(said.find("mik.toml:2:12: server.tls_cert: cannot open " + folder_ + "/c.pem"),
+  EXPECT_NE(said.find("mik.toml:2:12: server.tls_cert: cannot open " + folder + "/c.pem"),
             std::string::npos)
       << said;
   EXPECT_NE(said.find("k.pem holds no PEM"), std::string::npos);
@@ -254,7 +256,7 @@ TEST_F(ResolveTest, AllProblemsOfReaderAndChecksTogether) {
   const auto result = resolved();
   ASSERT_FALSE(result.has_value());
   EXPECT_EQ(result.error().code(), base::ErrorCode::kConfig);
-  EXPECT_EQ(result.error().message(), folder_ + "/mik.toml cannot be used: 5 problems");
+  EXPECT_EQ(result.error().message(), folder + "/mik.toml cannot be used: 5 problems");
   ASSERT_EQ(result.error().causes().size(), 5u);
   EXPECT_NE(result.error().causes()[0].find(":2:1: server: unknown key \"prot\""),
             std::string::npos);
@@ -265,19 +267,19 @@ TEST_F(ResolveTest, AllProblemsOfReaderAndChecksTogether) {
 }
 
 TEST_F(ResolveTest, AManifestThatIsNotThereOrNoFile) {
-  arguments_.config = folder_ + "/none.toml";
-  EXPECT_NE(refused().find("no such file: " + folder_ + "/none.toml"), std::string::npos);
-  arguments_.config = folder_;
+  arguments.config = folder + "/none.toml";
+  EXPECT_NE(refused().find("no such file: " + folder + "/none.toml"), std::string::npos);
+  arguments.config = folder;
   EXPECT_NE(refused().find("is not a regular file"), std::string::npos);
-  ASSERT_EQ(::mkfifo((folder_ + "/fifo").c_str(), 0600), 0);
-  arguments_.config = folder_ + "/fifo";  // must not hang
+  ASSERT_EQ(::mkfifo((folder + "/fifo").c_str(), 0600), 0);
+  arguments.config = folder + "/fifo";  // must not hang
   EXPECT_NE(refused().find("is not a regular file"), std::string::npos);
 }
 
 TEST_F(ResolveTest, TheSameAgainAfterTheFileChanged) {  // SIGHUP
   make_folder("modules");
   manifest("[server]\nreuse = 2\n");
-  arguments_.timeout_secs = 7;
+  arguments.timeout_secs = 7;
   EXPECT_EQ(settings().guest.reuse, 2u);
   manifest("[server]\nreuse = 3\nexecution_timeout_secs = 9\n");
   EXPECT_EQ(settings().guest.reuse, 3u);
@@ -288,8 +290,8 @@ TEST_F(ResolveTest, TheSameAgainAfterTheFileChanged) {  // SIGHUP
 
 TEST_F(ResolveTest, StateFolder) {
   namespace fs = std::filesystem;
-  const auto of = [](std::map<std::string, std::string> variables) {
-    return state_dir([variables](std::string_view name) -> std::optional<std::string> {
+  const auto of = [](const std::map<std::string, std::string>& variables) {
+    return state_dir([&variables](std::string_view name) -> std::optional<std::string> {
       const auto found = variables.find(std::string(name));
       return found == variables.end() ? std::nullopt : std::optional(found->second);
     });
@@ -304,18 +306,20 @@ TEST_F(ResolveTest, StateFolder) {
 
 TEST_F(ResolveTest, TheStateFolderIsMadeForItsOwnerAlone) {
   namespace fs = std::filesystem;
-  const std::string path = folder_ + "/a/state";
+  const std::string path = folder + "/a/state";
   fs::create_directories(path + "/modules");
-  fs::permissions(path + "/modules", fs::perms(0755));
-  fs::permissions(path, fs::perms(0750));
+  constexpr fs::perms kOwner = fs::perms::owner_all;
+  constexpr fs::perms kGroup = kOwner | fs::perms::group_read | fs::perms::group_exec;
+  fs::permissions(path + "/modules", kGroup);
+  fs::permissions(path, kGroup);
   make_state_dir(path);
-  EXPECT_EQ(fs::status(path).permissions(), fs::perms(0750));  // what is there is not touched
-  EXPECT_EQ(fs::status(path + "/modules").permissions(), fs::perms(0755));
+  EXPECT_EQ(fs::status(path).permissions(), kGroup);  // what is there is not touched
+  EXPECT_EQ(fs::status(path + "/modules").permissions(), kGroup);
   for (const char* name : {"data", "cache", "logs"}) {
-    EXPECT_EQ(fs::status(path + "/" + name).permissions(), fs::perms(0700)) << name;
+    EXPECT_EQ(fs::status(path + "/" + name).permissions(), kOwner) << name;
   }
-  make_state_dir(folder_ + "/b/c/state");
-  EXPECT_EQ(fs::status(folder_ + "/b/c/state").permissions(), fs::perms(0700));
+  make_state_dir(folder + "/b/c/state");
+  EXPECT_EQ(fs::status(folder + "/b/c/state").permissions(), kOwner);
 }
 
 }  // namespace

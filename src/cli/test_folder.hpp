@@ -20,14 +20,14 @@ class FolderTest : public ::testing::Test {
   void SetUp() override {
     std::string pattern = (std::filesystem::temp_directory_path() / "mik-cli-XXXXXX").string();
     ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    folder_ = std::filesystem::canonical(pattern).string();
-    environment_["MIK_HOME"] = folder_ + "/state";
+    folder = std::filesystem::canonical(pattern).string();
+    environment["MIK_HOME"] = folder + "/state";
   }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
+  void TearDown() override { std::filesystem::remove_all(folder); }
 
   // Parents are made; the path.
   std::string write(const std::string& name, std::string_view text) {
-    const std::filesystem::path path = std::filesystem::path(folder_) / name;
+    const std::filesystem::path path = std::filesystem::path(folder) / name;
     std::filesystem::create_directories(path.parent_path());
     std::ofstream(path, std::ios::binary | std::ios::trunc) << text;
     return path.string();
@@ -36,24 +36,24 @@ class FolderTest : public ::testing::Test {
     return write(name, std::string_view("\0asm\x0d\0\1\0", 8));
   }
   std::string make_folder(const std::string& name) {
-    const std::filesystem::path path = std::filesystem::path(folder_) / name;
+    const std::filesystem::path path = std::filesystem::path(folder) / name;
     std::filesystem::create_directories(path);
     return path.string();
   }
 
   base::Result<Resolved> resolved(const ResolveOptions& options = {}) {
     return resolve(
-        arguments_,
+        arguments,
         [this](std::string_view name) -> std::optional<std::string> {
-          const auto found = environment_.find(std::string(name));
-          return found == environment_.end() ? std::nullopt : std::optional(found->second);
+          const auto found = environment.find(std::string(name));
+          return found == environment.end() ? std::nullopt : std::optional(found->second);
         },
         options);
   }
 
-  std::string folder_;
-  RunArguments arguments_;
-  std::map<std::string, std::string> environment_;
+  std::string folder;
+  RunArguments arguments;
+  std::map<std::string, std::string> environment;
 };
 
 }  // namespace mik::cli

@@ -51,7 +51,9 @@ class Build : public testing::Test {
 };
 
 TEST_F(Build, TheGuidesManifestToTheLetter) {
-  std::ifstream file(std::string(std::getenv("MIK_SOURCE_DIR")) + "/tests/guide/guide.md");
+  const char* root = std::getenv("MIK_SOURCE_DIR");
+  ASSERT_NE(root, nullptr);
+  std::ifstream file(std::string(root) + "/tests/guide/guide.md");
   const std::string guide((std::istreambuf_iterator<char>(file)), {});
   const std::size_t start = guide.find("    [project]\n    name = \"production-api\"");
   ASSERT_NE(start, std::string::npos);

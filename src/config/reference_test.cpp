@@ -13,7 +13,9 @@ namespace mik::config {
 namespace {
 
 TEST(Reference, ThePageIsTheModels) {
-  std::ifstream file(std::string(std::getenv("MIK_SOURCE_DIR")) + "/docs/reference/config.md");
+  const char* root = std::getenv("MIK_SOURCE_DIR");
+  ASSERT_NE(root, nullptr);
+  std::ifstream file(std::string(root) + "/docs/reference/config.md");
   const std::string page((std::istreambuf_iterator<char>(file)), {});
   EXPECT_TRUE(page == reference_page())
       << "docs/reference/config.md is stale: tools/docs/config.py";
