@@ -3,6 +3,7 @@
 #include <array>
 #include <charconv>
 #include <ctime>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -55,6 +56,83 @@ void write_histogram(std::string& out, const shared::Totals& totals) {
                  cumulative);
 }
 
+// Prometheus text format: a label's value.
+void append_label(std::string& out, std::string_view value) {
+  for (const char c : value) {
+    if (c == '\\' || c == '"') {
+      out += '\\';
+      out += c;
+    } else if (c == '\n') {
+      out += "\\n";
+    } else {
+      out += c;
+    }
+  }
+}
+
+// One sample of each module: `value(out, module)` appends it.
+template <class Value>
+void by_module(std::string& out, const MetricsView& view, std::string_view name,
+               std::string_view type, std::string_view help, Value&& value) {
+  family(out, name, type, help);
+  for (const ModuleSample& module : view.modules) {
+    out += name;
+    out += "{module=\"";
+    append_label(out, module.label);
+    out += "\"} ";
+    value(module);
+    out += '\n';
+  }
+}
+
+void write_refusals(std::string& out, const MetricsView& view) {
+  constexpr std::string_view kName = "mik_module_refused_total";
+  family(out, kName, "counter", "Requests to a module that were refused, by what refused them.");
+  for (const ModuleSample& module : view.modules) {
+    for (const auto& [by, count] :
+         {std::pair{"module", module.refused_module}, std::pair{"tenant", module.refused_tenant},
+          std::pair{"breaker", module.refused_breaker}}) {
+      out += kName;
+      out += "{module=\"";
+      append_label(out, module.label);
+      fmt::format_to(std::back_inserter(out), "\",by=\"{}\"}} {}\n", by, count);
+    }
+  }
+}
+
+void write_module_metrics(std::string& out, const MetricsView& view) {
+  const HealthView& health = view.health;
+  family(out, "mik_modules", "gauge", "Modules that there are, by what can be said of them.");
+  for (const auto& [state, count] :
+       {std::pair{"all", health.modules}, std::pair{"broken", health.modules_broken},
+        std::pair{"compiling", health.modules_compiling},
+        std::pair{"pending", health.modules_pending}}) {
+    fmt::format_to(std::back_inserter(out), "mik_modules{{state=\"{}\"}} {}\n", state, count);
+  }
+  sample(out, "mik_module_cache_hits_total", "counter", "Requests that found their module loaded.",
+         view.cache_hits);
+  sample(out, "mik_module_cache_misses_total", "counter", "Modules that were loaded.",
+         view.cache_misses);
+  sample(out, "mik_module_cache_size_bytes", "gauge", "Bytes of the loaded modules' artefacts.",
+         health.cache_bytes);
+  const auto number = [&](std::uint64_t ModuleSample::* member) {
+    return [&out, member](const ModuleSample& module) { append_number(out, module.*member); };
+  };
+  by_module(out, view, "mik_module_requests_total", "counter", "Requests to a module.",
+            number(&ModuleSample::requests));
+  by_module(out, view, "mik_module_active_requests", "gauge", "Requests to a module in flight.",
+            number(&ModuleSample::active));
+  by_module(out, view, "mik_module_cpu_seconds_total", "counter", "CPU time of a module's guests.",
+            [&](const ModuleSample& module) {
+              fmt::format_to(std::back_inserter(out), "{}",
+                             static_cast<double>(module.cpu_ns) / 1e9);
+            });
+  by_module(out, view, "mik_module_memory_bytes", "gauge",
+            "Memory and tables of a module's guests that live.",
+            number(&ModuleSample::memory_bytes));
+  write_refusals(out, view);
+}
+
 void write_reference_metrics(std::string& out, const MetricsView& view) {
   const HealthView& health = view.health;
   sample(out, "mik_requests_total", "counter", "Requests received, built-in endpoints included.",
@@ -66,6 +144,9 @@ void write_reference_metrics(std::string& out, const MetricsView& view) {
          health.cache_max_bytes);
   sample(out, "mik_max_concurrent_requests", "gauge", "Configured limit of requests in flight.",
          view.max_concurrent_requests);
+  by_module(out, view, "mik_circuit_breaker_state", "gauge",
+            "Circuit breaker of a module: 0 closed, 1 open, 2 half-open.",
+            [&](const ModuleSample& module) { append_number(out, module.breaker); });
   sample(out, "mik_memory_bytes", "gauge", "Resident memory of all workers.",
          health.resident_bytes);
 }
@@ -175,6 +256,7 @@ void write_metrics(std::string& out, const MetricsView& view) {
          "When the configuration that serves was read.", totals.config_reload_unix_s);
   sample(out, "mik_config_reload_failures_total", "counter",
          "Reloads that left the configuration as it was.", totals.config_reloads_failed);
+  write_module_metrics(out, view);
   write_reference_metrics(out, view);
 }
 

@@ -41,10 +41,26 @@ struct HealthView {
 // The guide's document (g16) and the reference's members. Replaces `out`.
 void write_health(std::string& out, const HealthView& view);
 
+// Of one module, all workers together.
+struct ModuleSample {
+  std::string_view label;  // "name" or "tenant/name"
+  std::uint64_t active = 0;
+  std::uint64_t requests = 0;
+  std::uint64_t refused_module = 0;
+  std::uint64_t refused_tenant = 0;
+  std::uint64_t refused_breaker = 0;
+  std::uint64_t cpu_ns = 0;
+  std::uint64_t memory_bytes = 0;
+  std::uint64_t breaker = 0;  // reliability::BreakerState
+};
+
 struct MetricsView {
   const shared::Totals* totals = nullptr;
   HealthView health;
   std::uint64_t max_concurrent_requests = 0;
+  std::uint64_t cache_hits = 0;
+  std::uint64_t cache_misses = 0;
+  std::span<const ModuleSample> modules;  // those that were asked for
 };
 // Prometheus text exposition format 0.0.4. Replaces `out`.
 void write_metrics(std::string& out, const MetricsView& view);

@@ -143,6 +143,9 @@ std::shared_ptr<TenantEntry> ModuleIndex::tenant(const shared::ModuleRow& said) 
                                                            : settings_.guest.cpu_share);
   }
   tenant->row = said.tenant_row;
+  if (said.tenant_row != shared::kNoRow) {
+    tenant->cells = &table_.tenant_cells(said.tenant_row, slot_);
+  }
   if (tenant->row != shared::kNoRow) {
     tenant->account.set_gauge(table_.tenant_cells(tenant->row, slot_).memory_bytes);
   }

@@ -46,6 +46,7 @@ struct TenantEntry {
   std::uint32_t row = shared::kNoRow;
   const config::TenantSettings* settings = nullptr;  // null: no section
   Account account;                                   // of all its modules' guests
+  shared::TenantCells* cells = nullptr;              // of this worker; null for the platform
   // What the module cache holds of it.
   std::size_t loaded = 0;
   std::uint64_t loaded_bytes = 0;
