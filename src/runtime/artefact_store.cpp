@@ -13,6 +13,7 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -28,9 +29,9 @@ using base::Fd;
 using base::Result;
 
 constexpr std::size_t kMacBytes = 32;
-// After the code: the MAC, then this.
-constexpr std::string_view kMagic = "mik-artefact-01\n";
-constexpr std::size_t kTrailerBytes = kMacBytes + kMagic.size();
+// After the code: the artefact's name, the MAC, then this.
+constexpr std::string_view kMagic = "mik-artefact-02\n";
+constexpr std::size_t kTrailerBytes = sizeof(shared::Digest) + kMacBytes + kMagic.size();
 constexpr std::size_t kBlock = 256 * 1024;
 
 using Mac = std::array<std::uint8_t, kMacBytes>;
@@ -107,14 +108,70 @@ Result<void> write_all(int fd, std::string_view bytes, const std::string& path) 
   return {};
 }
 
-// Of writers that were killed: tens of megabytes each.
+// Of writers that were killed: tens of megabytes each. They end in a process's number.
 void remove_leftovers(const std::string& folder, std::string_view prefix) {
   std::error_code ignored;
   for (const auto& entry : std::filesystem::directory_iterator(folder, ignored)) {
-    if (std::string_view(entry.path().filename().native()).starts_with(prefix)) {
+    const std::string file = entry.path().filename().native();
+    if (file.starts_with(prefix) && file.size() > prefix.size() &&
+        file.find_first_not_of("0123456789", prefix.size()) == std::string::npos) {
       ::unlink(entry.path().c_str());
     }
   }
+}
+
+struct Trailer {
+  shared::Digest digest{};
+  Mac mac{};
+};
+
+// Nothing when the file has none. `size`: of the file.
+std::optional<Trailer> read_trailer(int fd, std::size_t size) {
+  std::array<char, kTrailerBytes> bytes{};
+  if (size < bytes.size() ||
+      ::pread(fd, bytes.data(), bytes.size(), static_cast<off_t>(size - bytes.size())) !=
+          static_cast<ssize_t>(bytes.size())) {
+    return std::nullopt;
+  }
+  Trailer trailer;
+  const char* mac = bytes.data() + trailer.digest.size();
+  if (std::memcmp(mac + kMacBytes, kMagic.data(), kMagic.size()) != 0) {
+    return std::nullopt;
+  }
+  std::memcpy(trailer.digest.data(), bytes.data(), trailer.digest.size());
+  std::memcpy(trailer.mac.data(), mac, kMacBytes);
+  return trailer;
+}
+
+std::optional<std::size_t> size_if_ours(int fd) {
+  struct stat info{};
+  if (!ours_alone(fd) || ::fstat(fd, &info) != 0) {
+    return std::nullopt;
+  }
+  return static_cast<std::size_t>(info.st_size);
+}
+
+bool same(const Mac& a, const Mac& b) {
+  unsigned difference = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    difference |= static_cast<unsigned>(a[i] ^ b[i]);
+  }
+  return difference == 0;
+}
+
+// The MAC of what lies before the trailer; nothing when it cannot be read.
+std::optional<Mac> mac_of_file(int fd, std::size_t bytes, Hmac& hmac) {
+  std::vector<char> block(std::min(bytes, kBlock));
+  while (bytes > 0) {
+    const ssize_t n = ::read(fd, block.data(), std::min(bytes, block.size()));
+    if (n <= 0) {
+      return std::nullopt;
+    }
+    hmac.update({block.data(), static_cast<std::size_t>(n)});
+    bytes -= static_cast<std::size_t>(n);
+  }
+  Mac mac{};
+  return hmac.finish(mac) ? std::optional<Mac>(mac) : std::nullopt;
 }
 
 using SecretKey = std::array<std::uint8_t, 32>;
@@ -217,58 +274,78 @@ std::string ArtefactStore::path_of(const Name& name) const {
   return fmt::format("{}/{}.aot", folder_, name.hex);
 }
 
-Result<Fd> ArtefactStore::open_verified(const Name& name) const {
-  const std::string path = path_of(name);
-  Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+Result<Fd> ArtefactStore::open_verified(const Name& name, const std::string& beside) const {
+  if (beside.empty()) {
+    return verify(name, path_of(name));
+  }
+  auto found = verify(name, beside);
+  if (found.has_value()) {
+    return found;
+  }
+  auto own = verify(name, path_of(name));
+  // Of two reasons the one that has to be said.
+  return own.has_value() || own.error().code() == ErrorCode::kUntrusted ? std::move(own)
+                                                                        : std::move(found);
+}
+
+Result<Fd> ArtefactStore::verify(const Name& name, const std::string& path) const {
+  Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
   if (!fd.valid()) {
     return Error(ErrorCode::kNotFound, path);
   }
   const auto untrusted = [&](std::string_view why) {
     return Error(ErrorCode::kUntrusted, fmt::format("{} {}", path, why));
   };
-  struct stat info{};
-  if (!ours_alone(fd.get()) || ::fstat(fd.get(), &info) != 0) {
+  const std::optional<std::size_t> size = size_if_ours(fd.get());
+  if (!size) {
     return untrusted("is not a file that only this user can write");
   }
-  const auto size = static_cast<std::size_t>(info.st_size);
-  if (size < kTrailerBytes) {
-    return untrusted("is too short to be an artefact");
+  const std::optional<Trailer> trailer = read_trailer(fd.get(), *size);
+  if (!trailer) {
+    return untrusted("is not signed");
+  }
+  if (trailer->digest != name.digest && path != path_of(name)) {
+    return Error(ErrorCode::kNotFound, path);  // of another version of the module
   }
   Hmac hmac(key_, name.hex);
-  std::vector<char> block(std::min(size, kBlock));
-  std::size_t left = size - kTrailerBytes;
-  while (left > 0) {
-    const ssize_t n = ::read(fd.get(), block.data(), std::min(left, block.size()));
-    if (n <= 0) {
-      return untrusted("cannot be read");
-    }
-    hmac.update({block.data(), static_cast<std::size_t>(n)});
-    left -= static_cast<std::size_t>(n);
-  }
-  std::array<char, kTrailerBytes> trailer{};
-  Mac mac{};
-  if (::read(fd.get(), trailer.data(), trailer.size()) != static_cast<ssize_t>(trailer.size()) ||
-      !hmac.finish(mac)) {
+  const std::optional<Mac> mac = mac_of_file(fd.get(), *size - kTrailerBytes, hmac);
+  if (!mac) {
     return untrusted("cannot be read");
   }
-  const bool magic = std::memcmp(trailer.data() + kMacBytes, kMagic.data(), kMagic.size()) == 0;
-  unsigned difference = 0;
-  for (std::size_t i = 0; i < kMacBytes; ++i) {
-    difference |= static_cast<unsigned>(static_cast<std::uint8_t>(trailer[i]) ^ mac[i]);
-  }
-  if (!magic || difference != 0) {
+  if (trailer->digest != name.digest || !same(trailer->mac, *mac)) {
     return untrusted("carries no valid signature");
   }
+  // So that what is used last is removed last; a file system that keeps no times does no harm.
+  const std::array<timespec, 2> now = {timespec{0, UTIME_OMIT}, timespec{0, UTIME_NOW}};
+  ::futimens(fd.get(), now.data());
   return fd;
 }
 
 struct ArtefactStore::Writer::State {
-  State(const SecretKey& key, std::string_view name) : hmac(key, name) {}
+  State(const SecretKey& key, const Name& name) : hmac(key, name.hex), digest(name.digest) {}
   Fd fd;
   std::string temporary;
   std::string path;
+  std::string folder;  // where another version that lies at `path` goes; empty: nowhere
   Hmac hmac;
+  shared::Digest digest;
   bool committed = false;
+
+  bool open() {
+    temporary = fmt::format("{}.{}", path, ::getpid());
+    fd.reset(::open(temporary.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
+    return fd.valid();
+  }
+  void keep_other_version() const {
+    const Fd other(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+    const std::optional<std::size_t> size = size_if_ours(other.get());
+    const auto trailer = size ? read_trailer(other.get(), *size) : std::nullopt;
+    if (trailer && trailer->digest != digest) {
+      // Another file system: then it is lost, and compiled again should anybody ask for it.
+      ::rename(path.c_str(),
+               fmt::format("{}/{}.aot", folder, ArtefactStore::name(trailer->digest).hex).c_str());
+    }
+  }
 };
 
 ArtefactStore::Writer::Writer(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -279,17 +356,33 @@ ArtefactStore::Writer::~Writer() {
   }
 }
 
-Result<ArtefactStore::Writer> ArtefactStore::create(const Name& name) const {
-  auto state = std::make_unique<Writer::State>(key_, name.hex);
+Result<ArtefactStore::Writer> ArtefactStore::create(const Name& name,
+                                                    const std::string& beside) const {
+  auto state = std::make_unique<Writer::State>(key_, name);
+  if (!beside.empty()) {
+    const std::size_t slash = beside.rfind('/');
+    state->path = beside;
+    state->folder = folder_;
+    remove_leftovers(beside.substr(0, slash), beside.substr(slash + 1) + ".");
+    if (state->open()) {
+      return Writer(std::move(state));
+    }
+  }
   state->path = path_of(name);
+  state->folder.clear();
   remove_leftovers(folder_, name.hex + ".aot.");
-  state->temporary = fmt::format("{}.{}", state->path, ::getpid());
-  state->fd.reset(
-      ::open(state->temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
-  if (!state->fd.valid()) {
+  if (!state->open()) {
     return Error::from_errno(fmt::format("cannot make {}", state->temporary), errno);
   }
   return Writer(std::move(state));
+}
+
+Result<Fd> ArtefactStore::Writer::reopen() const {
+  Fd fd(::open(state_->temporary.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+  if (!fd.valid()) {
+    return Error::from_errno(fmt::format("cannot open {}", state_->temporary), errno);
+  }
+  return fd;
 }
 
 Result<void> ArtefactStore::Writer::append(std::string_view piece) {
@@ -302,11 +395,15 @@ Result<void> ArtefactStore::Writer::commit() {
   if (!state_->hmac.finish(mac)) {
     return crypto_failed();
   }
-  std::string trailer(reinterpret_cast<const char*>(mac.data()), mac.size());
+  std::string trailer(reinterpret_cast<const char*>(state_->digest.data()), state_->digest.size());
+  trailer.append(reinterpret_cast<const char*>(mac.data()), mac.size());
   trailer += kMagic;
   MIK_TRY(write_all(state_->fd.get(), trailer, state_->temporary));
   if (::fsync(state_->fd.get()) != 0) {
     return Error::from_errno(fmt::format("cannot sync {}", state_->temporary), errno);
+  }
+  if (!state_->folder.empty()) {
+    state_->keep_other_version();
   }
   if (::rename(state_->temporary.c_str(), state_->path.c_str()) != 0) {
     return Error::from_errno(fmt::format("cannot rename to {}", state_->path), errno);
@@ -315,8 +412,16 @@ Result<void> ArtefactStore::Writer::commit() {
   return {};
 }
 
+std::string ArtefactStore::lock_path(const Name& name) const {
+  return fmt::format("{}/{}.lock", folder_, name.hex);
+}
+
+void ArtefactStore::remove_lock(const Name& name) const noexcept {
+  ::unlink(lock_path(name).c_str());
+}
+
 Result<Fd> ArtefactStore::lock(const Name& name) const {
-  const std::string path = fmt::format("{}/{}.lock", folder_, name.hex);
+  const std::string path = lock_path(name);
   Fd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!fd.valid()) {
     return Error::from_errno(fmt::format("cannot open {}", path), errno);

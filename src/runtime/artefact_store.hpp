@@ -33,9 +33,11 @@ class ArtefactStore {
   base::Result<Name> name_of(std::string_view wasm,
                              const std::array<std::uint8_t, 32>& engine_key) const;
 
-  // An open file whose owner, mode and MAC are right. kNotFound: compile it. kUntrusted: it is
-  // there and must not be used; compile it again. Blocking: reads the whole file.
-  base::Result<base::Fd> open_verified(const Name& name) const;
+  // An open file whose owner, mode and MAC are right; the time of its last use is now. `beside`:
+  // where it may lie beside its module (artefact_beside), looked at first; empty: only in our own
+  // folder. kNotFound: compile it. kUntrusted: it is there and must not be used; compile it again.
+  // Blocking: reads the whole file.
+  base::Result<base::Fd> open_verified(const Name& name, const std::string& beside = {}) const;
 
   // Writes a new artefact: append pieces, then commit. Without commit nothing stays.
   class Writer {
@@ -45,6 +47,8 @@ class ArtefactStore {
     base::Result<void> append(std::string_view piece);
     // Adds the MAC, syncs and renames into place.
     base::Result<void> commit();
+    // What was written and is not in place yet, to be tried.
+    base::Result<base::Fd> reopen() const;
 
    private:
     friend class ArtefactStore;
@@ -52,18 +56,24 @@ class ArtefactStore {
     explicit Writer(std::unique_ptr<State> state);
     std::unique_ptr<State> state_;
   };
-  // The caller holds lock(name): what other writers of it have left is removed.
-  base::Result<Writer> create(const Name& name) const;
+  // The caller holds lock(name): what other writers of it have left is removed. It comes to lie
+  // beside the module where that folder is ours to write, else in our own. What lies beside the
+  // module so far is kept in our own folder if it can be: it may still be served.
+  base::Result<Writer> create(const Name& name, const std::string& beside = {}) const;
 
   // Held while an artefact is made, so that two servers that share the folder compile it once.
   // Blocks.
   base::Result<base::Fd> lock(const Name& name) const;
+  // By the holder, who is done: its file goes. Whoever waits for it finds the artefact.
+  void remove_lock(const Name& name) const noexcept;
 
   std::string path_of(const Name& name) const;
 
  private:
   ArtefactStore(std::string folder, std::array<std::uint8_t, 32> key)
       : folder_(std::move(folder)), key_(key) {}
+  base::Result<base::Fd> verify(const Name& name, const std::string& path) const;
+  std::string lock_path(const Name& name) const;
 
   std::string folder_;
   std::array<std::uint8_t, 32> key_;

@@ -1,11 +1,14 @@
 #include "runtime/artefact_store.hpp"
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <gtest/gtest.h>
 
+#include <array>
+#include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -127,6 +130,120 @@ TEST_F(ArtefactStoreTest, NameDependsOnBytesAndEngine) {
   EXPECT_NE(first.hex, name().hex);
   EXPECT_NE(name("a").hex, name("b").hex);
   EXPECT_EQ(name("a").hex.size(), 64u);
+}
+
+// --- Beside its module ---
+
+class BesideTest : public ArtefactStoreTest {
+ protected:
+  void SetUp() override {
+    ArtefactStoreTest::SetUp();
+    fs::create_directory(folder_ + "/modules");
+    beside_ = folder_ + "/modules/api.wasm.aot";
+  }
+  void put(std::string_view wasm) {
+    auto writer = open().create(name(wasm), beside_).value();
+    ASSERT_TRUE(writer.append("native code").has_value());
+    ASSERT_TRUE(writer.commit().has_value());
+  }
+  base::ErrorCode failure(std::string_view wasm) {
+    const auto result = open().open_verified(name(wasm), beside_);
+    return result.has_value() ? base::ErrorCode{} : result.error().code();
+  }
+  std::string beside_;
+};
+
+TEST_F(BesideTest, IsWhereItIsWrittenAndFound) {
+  put("one");
+  EXPECT_TRUE(fs::exists(beside_));
+  EXPECT_FALSE(fs::exists(open().path_of(name("one"))));
+  EXPECT_EQ(failure("one"), base::ErrorCode{});
+  struct stat info{};
+  ASSERT_EQ(::stat(beside_.c_str(), &info), 0);
+  EXPECT_EQ(info.st_mode & 0777, 0600u);
+}
+
+TEST_F(BesideTest, WhatIsOfAnotherVersionIsNotThere) {
+  put("one");
+  EXPECT_EQ(failure("two"), base::ErrorCode::kNotFound);
+}
+
+TEST_F(BesideTest, AnOlderVersionIsKeptForThoseWhoServeIt) {
+  put("one");
+  put("two");
+  EXPECT_EQ(failure("two"), base::ErrorCode{});
+  EXPECT_EQ(failure("one"), base::ErrorCode{});
+  put("two");
+  EXPECT_EQ(failure("two"), base::ErrorCode{});
+}
+
+TEST_F(BesideTest, AForgedOneIsRefusedAndTheOneInOurFolderServes) {
+  put("one");
+  {
+    std::fstream file(beside_, std::ios::in | std::ios::out | std::ios::binary);
+    file.put('X');
+  }
+  EXPECT_EQ(failure("one"), base::ErrorCode::kUntrusted);
+  std::ofstream(beside_) << "not an artefact at all, and no trailer";
+  EXPECT_EQ(failure("one"), base::ErrorCode::kUntrusted);
+  write("native code", "one");
+  EXPECT_EQ(failure("one"), base::ErrorCode{});
+}
+
+TEST_F(BesideTest, AFolderThatIsNotOursToWriteIsNoObstacle) {
+  beside_ = folder_ + "/missing/api.wasm.aot";
+  put("one");
+  EXPECT_TRUE(fs::exists(open().path_of(name("one"))));
+  EXPECT_EQ(failure("one"), base::ErrorCode{});
+}
+
+TEST_F(BesideTest, OnlyWhatKilledWritersLeftIsRemoved) {
+  std::ofstream(beside_ + ".4000000") << "half";
+  std::ofstream(beside_ + ".backup") << "a person's";
+  put("one");
+  EXPECT_FALSE(fs::exists(beside_ + ".4000000"));
+  EXPECT_TRUE(fs::exists(beside_ + ".backup"));
+}
+
+TEST_F(BesideTest, WhatIsUsedIsSeenByItsTime) {
+  put("one");
+  const std::array<timespec, 2> old = {timespec{100, 0}, timespec{100, 0}};
+  ASSERT_EQ(::utimensat(AT_FDCWD, beside_.c_str(), old.data(), 0), 0);
+  ASSERT_EQ(failure("one"), base::ErrorCode{});
+  struct stat info{};
+  ASSERT_EQ(::stat(beside_.c_str(), &info), 0);
+  EXPECT_GT(info.st_mtim.tv_sec, 100);
+}
+
+TEST_F(BesideTest, ATrialReadsWhatWasWrittenAndLeavesNothing) {
+  {
+    auto writer = open().create(name("one"), beside_).value();
+    ASSERT_TRUE(writer.append("native").has_value());
+    const auto trial = writer.reopen();
+    ASSERT_TRUE(trial.has_value());
+    std::array<char, 6> bytes{};
+    EXPECT_EQ(::read(trial->get(), bytes.data(), bytes.size()), 6);
+  }
+  EXPECT_TRUE(fs::is_empty(folder_ + "/modules"));
+}
+
+TEST_F(ArtefactStoreTest, AFullDiskLeavesNothing) {
+  const auto other = open().name_of("full", engine_key_).value();
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+  const auto ignored = std::signal(SIGXFSZ, SIG_IGN);
+  rlimit small = before;
+  small.rlim_cur = 100;
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
+  {
+    auto writer = open().create(other).value();
+    const auto written = writer.append(std::string(1000, 'x'));
+    ASSERT_FALSE(written.has_value());
+    EXPECT_EQ(written.error().code(), base::ErrorCode::kSystem);
+  }
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
+  std::signal(SIGXFSZ, ignored);
+  EXPECT_TRUE(fs::is_empty(folder_ + "/cache/aot"));
 }
 
 TEST_F(ArtefactStoreTest, CacheFoldersArePrivate) {

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -37,24 +38,64 @@ base::Result<std::uint64_t> size_of(const base::Fd& file) {
   return static_cast<std::uint64_t>(info.st_size);
 }
 
-// `module` is "name" or "tenant/name".
-base::Result<shared::Compiled> compile(std::string_view module, const config::Settings& settings) {
-  const std::size_t slash = module.find('/');
-  const std::string_view tenant =
-      slash == std::string_view::npos ? std::string_view() : module.substr(0, slash);
-  const std::string_view short_name = module.substr(tenant.empty() ? 0 : slash + 1);
-  MIK_TRY_ASSIGN(const std::string wasm, read_module(settings, tenant, short_name));
-  MIK_TRY(engine::check_wasm(wasm));
-  MIK_TRY_ASSIGN(const ArtefactStore store, ArtefactStore::open(settings.state_dir));
-  MIK_TRY_ASSIGN(const engine::Engine engine,
-                 engine::Engine::create(engine_options(settings, true)));
-  MIK_TRY_ASSIGN(const ArtefactStore::Name name, store.name_of(wasm, engine.artefact_key()));
-  MIK_TRY_ASSIGN(const base::Fd lock, store.lock(name));
-  if (const auto made = store.open_verified(name); made.has_value()) {
-    MIK_TRY_ASSIGN(const std::uint64_t bytes, size_of(*made));  // another server made it meanwhile
-    return shared::Compiled{name.digest, bytes};
+// What a compilation is for.
+struct Job {
+  const config::Settings& settings;
+  std::string_view tenant;
+  std::string_view name;
+};
+
+// Whether a worker could serve it: an artefact that no worker can load must not replace one that
+// they can. kArtefact: compile again.
+base::Result<void> probe(const Job& job, const base::Fd& artefact) {
+  engine::EngineOptions options = engine_options(job.settings, false);
+  options.instances_max = 1;
+  options.pagemap_scan = false;
+  MIK_TRY_ASSIGN(const engine::Engine engine, engine::Engine::create(options));
+  const config::GuestSettings& guest = config::guest_settings(job.settings, job.tenant, job.name);
+  engine::ComponentOptions component;
+  component.memory_bytes_max = guest.memory_limit_bytes;
+  component.reuse_max = guest.reuse;
+  component.env = guest.env;
+  MIK_TRY(engine::Component::load(engine, artefact.get(), component));
+  return {};
+}
+
+// What is there already, made by another server or before a restart; nothing when it has to be
+// compiled.
+base::Result<std::optional<shared::Compiled>> find(const Job& job, const ArtefactStore& store,
+                                                   const ArtefactStore::Name& name,
+                                                   const std::string& beside) {
+  using Found = std::optional<shared::Compiled>;
+  const auto artefact = store.open_verified(name, beside);
+  if (!artefact.has_value()) {
+    return Found();
   }
-  MIK_TRY_ASSIGN(ArtefactStore::Writer writer, store.create(name));
+  if (auto usable = probe(job, *artefact); !usable.has_value()) {
+    if (usable.error().code() == base::ErrorCode::kArtefact) {
+      return Found();
+    }
+    return std::move(usable).error();
+  }
+  MIK_TRY_ASSIGN(const std::uint64_t bytes, size_of(*artefact));
+  return Found(shared::Compiled{name.digest, bytes});
+}
+
+base::Result<shared::Compiled> compile(const Job& job) {
+  MIK_TRY_ASSIGN(const std::string wasm, read_module(job.settings, job.tenant, job.name));
+  MIK_TRY(engine::check_wasm(wasm));
+  MIK_TRY_ASSIGN(const ArtefactStore store, ArtefactStore::open(job.settings.state_dir));
+  MIK_TRY_ASSIGN(const engine::Engine engine,
+                 engine::Engine::create(engine_options(job.settings, true)));
+  MIK_TRY_ASSIGN(const ArtefactStore::Name name, store.name_of(wasm, engine.artefact_key()));
+  const std::string beside = artefact_beside(job.settings, job.tenant, job.name);
+  MIK_TRY_ASSIGN(const base::Fd lock, store.lock(name));
+  MIK_TRY_ASSIGN(const auto found, find(job, store, name, beside));
+  if (found) {
+    store.remove_lock(name);
+    return *found;
+  }
+  MIK_TRY_ASSIGN(ArtefactStore::Writer writer, store.create(name, beside));
   base::Result<void> written;
   const base::Result<void> compiled = engine.compile(wasm, [&](std::string_view piece) {
     written = writer.append(piece);
@@ -62,10 +103,20 @@ base::Result<shared::Compiled> compile(std::string_view module, const config::Se
   });
   MIK_TRY(std::move(written));  // first: it says why the sink refused, a full disk above all
   MIK_TRY(compiled);
+  MIK_TRY_ASSIGN(const base::Fd trial, writer.reopen());
+  MIK_TRY(probe(job, trial));
   MIK_TRY(writer.commit());
-  MIK_TRY_ASSIGN(const base::Fd made, store.open_verified(name));
-  MIK_TRY_ASSIGN(const std::uint64_t bytes, size_of(made));
+  store.remove_lock(name);
+  MIK_TRY_ASSIGN(const std::uint64_t bytes, size_of(trial));
   return shared::Compiled{name.digest, bytes};
+}
+
+Job job_of(std::string_view module, const config::Settings& settings) {
+  const std::size_t slash = settings.single_component() ? std::string_view::npos : module.find('/');
+  if (slash == std::string_view::npos) {
+    return {settings, {}, module};
+  }
+  return {settings, module.substr(0, slash), module.substr(slash + 1)};
 }
 
 }  // namespace
@@ -101,9 +152,10 @@ int run_compile_child(shared::CompileBoot boot) {
   const auto answer = [&]() -> base::Result<shared::Compiled> {
     MIK_TRY_ASSIGN(const std::string block, shared::read_block(boot.settings.get()));
     MIK_TRY_ASSIGN(const config::Settings settings, config::deserialize(block));
-    auto compiled = compile(boot.component, settings);
-    if (!compiled.has_value()) {
-      return std::move(compiled).error().because(fmt::format("cannot serve {}", boot.component));
+    auto compiled = compile(job_of(boot.component, settings));
+    if (!compiled.has_value() && settings.single_component()) {
+      return std::move(compiled).error().because(
+          fmt::format("cannot serve {}", settings.component_path));
     }
     return compiled;
   }();

@@ -12,8 +12,9 @@ namespace mik::runtime {
 namespace {
 
 // What is not there, or is not to be used, is made again.
-base::Result<base::Fd> open_artefact(const ArtefactStore& store, const ArtefactStore::Name& name) {
-  auto opened = store.open_verified(name);
+base::Result<base::Fd> open_artefact(const ArtefactStore& store, const ArtefactStore::Name& name,
+                                     const std::string& beside) {
+  auto opened = store.open_verified(name, beside);
   if (opened.has_value()) {
     return opened;
   }
@@ -43,10 +44,18 @@ base::Result<LoadedModule> ArtefactLoader::find_and_load(const LoadRequest& requ
   if (request.digest.has_value()) {
     name = ArtefactStore::name(*request.digest);
   } else {
-    MIK_TRY_ASSIGN(const std::string wasm, read_module(settings_, request.tenant, request.name));
-    MIK_TRY_ASSIGN(name, store_.name_of(wasm, engine_.artefact_key()));
+    const auto wasm = read_module(settings_, request.tenant, request.name);
+    if (!wasm.has_value()) {
+      // Still being written: the supervisor knows when it is done.
+      return wasm.error().code() == base::ErrorCode::kCancelled
+                 ? base::Error(base::ErrorCode::kArtefact, "")
+                 : wasm.error();
+    }
+    MIK_TRY_ASSIGN(name, store_.name_of(*wasm, engine_.artefact_key()));
   }
-  MIK_TRY_ASSIGN(const base::Fd artefact, open_artefact(store_, name));
+  MIK_TRY_ASSIGN(
+      const base::Fd artefact,
+      open_artefact(store_, name, artefact_beside(settings_, request.tenant, request.name)));
   engine::ComponentOptions options;
   options.memory_bytes_max = request.guest->memory_limit_bytes;
   options.reuse_max = request.guest->reuse;

@@ -43,17 +43,28 @@ Compiles::Compiles(net::Loop& loop, std::string executable, int settings, Compil
 Compiles::~Compiles() { close_channel(); }
 
 void Compiles::request(CompileJob job) {
-  // A child that has answered and is not gone yet answers nobody else.
-  const auto waiting = jobs_.begin() + (pid_ > 0 && answered_ && !jobs_.empty() ? 1 : 0);
-  if (std::any_of(waiting, jobs_.end(), [&](const CompileJob& each) { return each.same(job); })) {
+  // The first is at work; when it has answered and is not gone yet it answers nobody else.
+  const auto waiting = jobs_.begin() + (pid_ > 0 && !jobs_.empty() ? 1 : 0);
+  if (waiting != jobs_.begin() && !answered_ && jobs_.front().same(job)) {
     return;
   }
-  if (jobs_.size() >= limits_.queue_max) {
+  const auto known =
+      std::find_if(waiting, jobs_.end(), [&](const CompileJob& each) { return each.same(job); });
+  if (known != jobs_.end()) {
+    if (known->urgent || !job.urgent) {
+      return;
+    }
+    jobs_.erase(known);
+  } else if (jobs_.size() >= limits_.queue_max) {
     answer_(job, shared::CompileFailed{
                      base::ErrorCode::kOverload, "too many modules wait to be compiled", {}});
     return;
   }
-  jobs_.push_back(std::move(job));
+  const auto first = jobs_.begin() + (pid_ > 0 && !jobs_.empty() ? 1 : 0);
+  const auto place = job.urgent ? std::find_if(first, jobs_.end(),
+                                               [](const CompileJob& each) { return !each.urgent; })
+                                : jobs_.end();
+  jobs_.insert(place, std::move(job));
   start_next();
 }
 
@@ -131,33 +142,40 @@ void Compiles::on_exit(int wait_status) {
     take_answer();
   }
   close_channel();
-  shared::CompileFailed failed;
-  failed.text = explain(wait_status);
-  finish_job(failed);
+  finish_job(explain(wait_status));
   jobs_.pop_front();
   start_next();
 }
 
-std::string Compiles::explain(int wait_status) const {
+shared::CompileFailed Compiles::explain(int wait_status) const {
   const int signal = WIFSIGNALED(wait_status) ? WTERMSIG(wait_status) : 0;
   const std::string mib = std::to_string(data_limit_ >> 20);
+  const auto failed = [](base::ErrorCode code, std::string text) {
+    return shared::CompileFailed{code, std::move(text), {}};
+  };
   if (out_of_time_) {
     const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(limits_.wall).count();
-    return "the compilation took longer than " + std::to_string(seconds) + " s and was stopped";
+    return failed(base::ErrorCode::kTimeout, "the compilation took longer than " +
+                                                 std::to_string(seconds) + " s and was stopped");
   }
   if (signal == SIGXCPU) {
-    return "the compilation used more than " + std::to_string(limits_.cpu_seconds) +
-           " s of CPU time and was stopped";
+    return failed(base::ErrorCode::kTimeout, "the compilation used more than " +
+                                                 std::to_string(limits_.cpu_seconds) +
+                                                 " s of CPU time and was stopped");
   }
   if (signal == SIGABRT) {
-    return "the compilation was aborted, most likely by its limit of " + mib + " MiB of memory";
+    return failed(
+        base::ErrorCode::kOverload,
+        "the compilation was aborted, most likely by its limit of " + mib + " MiB of memory");
   }
   if (signal == SIGKILL) {
-    return "the compilation was killed, most likely because this machine or container is out of "
-           "memory";
+    return failed(base::ErrorCode::kOverload,
+                  "the compilation was killed, most likely because this machine or container is "
+                  "out of memory");
   }
-  return "the compiling process " + describe_exit(wait_status) +
-         " without a result (its memory limit was " + mib + " MiB)";
+  return failed(base::ErrorCode::kCompile, "the compiling process " + describe_exit(wait_status) +
+                                               " without a result (its memory limit was " + mib +
+                                               " MiB)");
 }
 
 void Compiles::on_wall_limit() {

@@ -1,5 +1,5 @@
-// Compile children: one at a time, one for each component however many ask, bounded in CPU, memory
-// and time. Confined to the supervisor's loop.
+// Compile children: one at a time, one for each module however many ask, bounded in CPU, memory and
+// time. Confined to the supervisor's loop.
 #pragma once
 
 #include <sys/types.h>
@@ -22,16 +22,17 @@ struct CompileLimits {
   // RLIMIT_DATA: so many bytes for each byte of the component, and at least the floor.
   std::uint64_t data_per_byte = 32;
   std::uint64_t data_floor = 1ull << 30;
-  std::size_t queue_max = 64;
+  std::size_t queue_max = 8192;  // a module waits once
 };
 
 // A module's compilation.
 struct CompileJob {
   std::uint32_t row = 0;
   std::uint64_t incarnation = 0;
-  std::string module;  // "name" or "tenant/name": shared::CompileBoot
-  std::string path;    // of its file
-  bool polite = true;  // something is being served, so compile at nice 19
+  std::string module;   // "name" or "tenant/name": shared::CompileBoot
+  std::string path;     // of its file
+  bool polite = true;   // something is being served, so compile at nice 19
+  bool urgent = false;  // requests wait for it: before those for which none do
 
   bool same(const CompileJob& other) const noexcept {
     return row == other.row && incarnation == other.incarnation;
@@ -48,7 +49,9 @@ class Compiles final : public net::IoHandler {
   Compiles(const Compiles&) = delete;
   Compiles& operator=(const Compiles&) = delete;
 
+  // Once for each module; asked again, it may become urgent.
   void request(CompileJob job);
+  bool running() const noexcept { return pid_ > 0; }
   // For children from now on; borrowed.
   void set_settings(int settings) noexcept { settings_ = settings; }
   pid_t pid() const noexcept { return pid_; }
@@ -64,7 +67,7 @@ class Compiles final : public net::IoHandler {
   bool take_answer();
   void finish_job(const shared::Message& message);
   void on_wall_limit();
-  std::string explain(int wait_status) const;
+  shared::CompileFailed explain(int wait_status) const;
   void close_channel() noexcept;
 
   net::Loop& loop_;

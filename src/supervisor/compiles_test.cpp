@@ -38,12 +38,13 @@ class CompilesTest : public testing::Test {
                                      answers_.push_back({job, message});
                                    });
   }
-  void request(const std::string& module) {
+  void request(const std::string& module, bool urgent = false) {
     compiles_->request({.row = static_cast<std::uint32_t>(module[0]),
                         .incarnation = 1,
                         .module = module,
                         .path = "",
-                        .polite = false});
+                        .polite = false,
+                        .urgent = urgent});
   }
   // Until no child is left.
   void run() {
@@ -87,6 +88,22 @@ TEST_F(CompilesTest, OthersWaitTheirTurn) {
   EXPECT_EQ(answers_[1].job.module, "b:refuse");
   EXPECT_TRUE(std::holds_alternative<shared::CompileFailed>(answers_[1].message));
   EXPECT_EQ(answers_[2].job.module, "c:ok");
+}
+
+TEST_F(CompilesTest, WhatRequestsWaitForComesFirst) {
+  make();
+  request("a:ok");
+  request("b:ok");
+  request("c:ok");
+  request("d:ok", true);
+  request("c:ok", true);  // has become urgent
+  request("b:ok");
+  run();
+  std::string order;
+  for (const Answer& answer : answers_) {
+    order += answer.job.module[0];
+  }
+  EXPECT_EQ(order, "adcb") << "what is at work is not interrupted";
 }
 
 TEST_F(CompilesTest, AskedAgainAfterTheAnswerItCompilesAgain) {

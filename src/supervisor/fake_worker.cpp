@@ -1,5 +1,6 @@
 #include "supervisor/fake_worker.hpp"
 
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -8,6 +9,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <fstream>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -243,6 +245,39 @@ void hoard() {
   }
 }
 
+// What is in the file says what comes of it: "ok 7", "bad it imports the moon", "full" (the disk),
+// "torn", "wait 7" (once PATH.go is there).
+int fake_module_compile(const config::Settings& settings, const std::string& module,
+                        shared::Channel& result) {
+  const std::string path =
+      (module.find('/') == std::string::npos ? settings.modules_dir : settings.user_modules_dir) +
+      "/" + module + ".wasm";
+  std::ifstream file(path);
+  std::string verb;
+  file >> verb;
+  if (verb == "ok" || verb == "wait") {
+    while (verb == "wait" && ::access((path + ".go").c_str(), F_OK) != 0) {
+      ::poll(nullptr, 0, 2);
+    }
+    int number = 0;
+    file >> number;
+    shared::Compiled compiled;
+    compiled.digest.fill(static_cast<std::uint8_t>(number));
+    compiled.artefact_bytes = static_cast<std::uint64_t>(number) * 10;
+    return result.send(compiled).has_value() ? 0 : 1;
+  }
+  shared::CompileFailed failed{base::ErrorCode::kImport, {}, "mend it"};
+  std::getline(file >> std::ws, failed.text);
+  if (verb == "full") {
+    failed.code = base::ErrorCode::kSystem;
+    failed.text = "the disk is full";
+  } else if (verb == "torn") {
+    failed.code = base::ErrorCode::kCancelled;
+  }
+  static_cast<void>(result.send(failed));
+  return 1;
+}
+
 }  // namespace
 
 int fake_worker_main(int argc, char** argv) {
@@ -269,8 +304,14 @@ int fake_compile_main(int argc, char** argv) {
   if (!boot) {
     return 2;
   }
-  const std::string how = boot->component.substr(boot->component.find(':') + 1);
   shared::Channel result(std::move(boot->result));
+  const auto settings = config::deserialize(shared::read_block(boot->settings.get()).value());
+  if (settings && !settings->modules_dir.empty()) {
+    return fake_module_compile(*settings, boot->component, result);
+  }
+  const bool single = settings && settings->single_component();
+  const std::string module = single ? settings->component_path : boot->component;
+  const std::string how = module.substr(module.find(':') + 1);
   if (how == "ok" || how == "linger") {
     const bool sent = result.send(shared::Compiled{{}, 7}).has_value();
     if (how == "linger") {

@@ -14,6 +14,7 @@
 
 #include "net/loop.hpp"
 #include "shared/segment.hpp"
+#include "supervisor/catalogue.hpp"
 #include "supervisor/cpus.hpp"
 #include "supervisor/generation.hpp"
 #include "supervisor/inboxes.hpp"
@@ -59,7 +60,7 @@ void fit_descriptors(config::Settings& settings, std::size_t slots, Observer& ob
   }
 }
 
-class Supervisor final : public GenerationEvents {
+class Supervisor final : public GenerationEvents, public CatalogueHost {
  public:
   Supervisor(net::Loop& loop, shared::Segment segment, const Options& options, Observer& observer)
       : loop_(loop), segment_(std::move(segment)), options_(options), observer_(observer) {}
@@ -73,13 +74,16 @@ class Supervisor final : public GenerationEvents {
   void on_hopeless(Generation& generation, base::Error error) override;
   void on_worker_message(std::uint32_t slot, shared::Message message) override;
 
+  void tell_workers(const shared::Message& message) override;
+  void on_module_event(Severity severity, const std::string& text) override { say(severity, text); }
+  bool serving() const override { return serving_ != nullptr && serving_->established(); }
+
  private:
   enum class Phase : std::uint8_t { kServing, kDraining, kEnding };
 
   void on_signal(int signal);
   void reap();
   void forget_gone();
-  void on_compiled(const CompileJob& job, const shared::Message& message);
 
   base::Result<Generation*> make_generation(config::Settings settings, std::uint32_t ready_min);
   std::vector<std::uint32_t> free_slots() const;
@@ -106,7 +110,7 @@ class Supervisor final : public GenerationEvents {
   std::unique_ptr<Inboxes> inboxes_;
   std::unique_ptr<Family> family_;
   std::unique_ptr<Signals> signals_;
-  std::unique_ptr<Compiles> compiles_;
+  std::unique_ptr<Catalogue> catalogue_;
   std::vector<std::unique_ptr<Generation>> generations_;
   Generation* serving_ = nullptr;   // the first from its start on, then whichever was switched to
   Generation* incoming_ = nullptr;  // the one of a reload, until it serves or is given up
@@ -125,13 +129,10 @@ base::Result<void> Supervisor::start(config::Settings settings) {
       .loop = loop_, .segment = segment_, .inboxes = *inboxes_, .executable = options_.executable});
   // Before the first child: an exit must find the handler in place.
   MIK_TRY_ASSIGN(signals_, Signals::create(loop_, [this](int signal) { on_signal(signal); }));
-  if (!segment_.modules().add("", settings.component_name)) {
-    return base::Error(base::ErrorCode::kConfig, "the name of the component is too long");
-  }
   MIK_TRY_ASSIGN(serving_, make_generation(std::move(settings), 1));
-  compiles_ = std::make_unique<Compiles>(
-      loop_, options_.executable, serving_->settings_block(), options_.compile,
-      [this](const CompileJob& job, const shared::Message& message) { on_compiled(job, message); });
+  catalogue_ =
+      std::make_unique<Catalogue>(loop_, segment_, *this, options_.executable, options_.compile);
+  MIK_TRY(catalogue_->start(serving_->settings(), serving_->settings_block()));
   std::vector<std::string> addresses;
   for (const Listener* listener : serving_->listeners()) {
     addresses.push_back(listener->address());
@@ -201,34 +202,14 @@ void Supervisor::on_hopeless(Generation& generation, base::Error error) {
 }
 
 void Supervisor::on_worker_message(std::uint32_t slot, shared::Message message) {
-  const auto* need = std::get_if<shared::NeedArtefact>(&message);
-  if (phase_ != Phase::kServing || need == nullptr || need->row >= segment_.modules().rows()) {
-    return;
+  if (phase_ == Phase::kServing) {
+    catalogue_->on_worker_message(slot, message);
   }
-  const shared::ModuleRow row = segment_.modules().read(need->row);
-  say(Severity::kInfo, "worker " + std::to_string(slot) + " needs " + row.name + " compiled");
-  compiles_->request({.row = need->row,
-                      .incarnation = row.incarnation,
-                      .module = row.name,
-                      .path = serving_->settings().component_path,
-                      .polite = serving_->established()});
 }
 
-void Supervisor::on_compiled(const CompileJob& job, const shared::Message& message) {
-  shared::Message answer;
-  if (const auto* made = std::get_if<shared::Compiled>(&message)) {
-    segment_.modules().publish(job.row, made->digest, made->artefact_bytes);
-    answer = shared::ArtefactReady{job.row, job.incarnation, made->digest, made->artefact_bytes};
-  } else if (const auto* failed = std::get_if<shared::CompileFailed>(&message)) {
-    say(Severity::kError, job.module + ": " + failed->text);
-    segment_.modules().set_state(job.row, shared::RowState::kBroken, failed->text);
-    answer =
-        shared::ArtefactFailed{job.row, job.incarnation, failed->code, failed->text, failed->help};
-  } else {
-    return;
-  }
+void Supervisor::tell_workers(const shared::Message& message) {
   for (const auto& generation : generations_) {
-    generation->send(answer);
+    generation->send(message);
   }
 }
 
@@ -270,10 +251,7 @@ void Supervisor::reap() {
   }
   // Later: events of this turn may be for its channels.
   loop_.post([this] { forget_gone(); });
-  int status = 0;
-  if (compiles_->pid() > 0 && ::waitpid(compiles_->pid(), &status, WNOHANG) == compiles_->pid()) {
-    compiles_->on_exit(status);
-  }
+  catalogue_->reap();
   try_waiting_reload();
   stop_if_alone();
 }
@@ -299,6 +277,7 @@ void Supervisor::reload() {
 
 base::Result<void> Supervisor::try_reload() {
   MIK_TRY_ASSIGN(config::Settings settings, options_.reload());
+  MIK_TRY(catalogue_->accepts(settings));
   const std::size_t most = segment_.slots() / 2;
   if (settings.workers < 1 || settings.workers > most) {
     return too_many_workers(settings.workers, most,
@@ -326,7 +305,7 @@ void Supervisor::switch_over() {
   header.workers.store(serving_->settings().workers);
   header.config_reload_ok.store(1);
   header.config_reload_unix_s.store(static_cast<std::uint64_t>(std::time(nullptr)));
-  compiles_->set_settings(serving_->settings_block());
+  catalogue_->reconfigure(serving_->settings(), serving_->settings_block());
   // What only the old one listens on is closed to new connections before it takes the last ones.
   listeners_.keep_only(serving_->listeners());
   before.retire(drain_by(
@@ -389,7 +368,7 @@ void Supervisor::drain() {
   for (const auto& generation : generations_) {
     generation->retire(drain_by(deadline, false));
   }
-  compiles_->stop();
+  catalogue_->stop();
   stop_if_alone();
 }
 
@@ -397,7 +376,7 @@ void Supervisor::end_now() {
   phase_ = Phase::kEnding;
   segment_.set_draining();
   listeners_.keep_only({});
-  compiles_->stop();
+  catalogue_->stop();
   for (const auto& generation : generations_) {
     generation->kill();
   }
@@ -414,7 +393,7 @@ void Supervisor::fail(base::Error error) {
 void Supervisor::stop_if_alone() {
   const bool alone =
       std::ranges::all_of(generations_, [](const auto& generation) { return generation->gone(); });
-  if (phase_ != Phase::kServing && alone && compiles_->pid() <= 0) {
+  if (phase_ != Phase::kServing && alone && !catalogue_->compiling()) {
     // Posted: the loop may not be running yet.
     loop_.post([&loop = loop_] { loop.stop(); });
   }
@@ -428,7 +407,8 @@ base::Result<void> run(const config::Settings& settings, Observer& observer,
     return too_many_workers(settings.workers, shared::kSlotsMax / 2, "one for each CPU is best");
   }
   MIK_TRY_ASSIGN(const std::unique_ptr<net::Loop> loop, net::Loop::create());
-  MIK_TRY_ASSIGN(shared::Segment segment, shared::Segment::create(slots_for(settings)));
+  MIK_TRY_ASSIGN(shared::Segment segment,
+                 shared::Segment::create(slots_for(settings), kModulesMax, kTenantsMax));
   Supervisor supervisor(*loop, std::move(segment), options, observer);
   MIK_TRY(supervisor.start(settings));
   loop->run();

@@ -70,7 +70,7 @@ config::Settings settings_of(const TestFamily::Plan& setup) {
   settings.binds = setup.binds;
   settings.workers = setup.workers;
   settings.component_path = setup.mode;
-  settings.component_name = setup.mode;
+  settings.component_name = "app";
   settings.shutdown_timeout = setup.shutdown_timeout;
   settings.pin_workers = setup.pin;
   return settings;
