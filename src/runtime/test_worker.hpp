@@ -220,10 +220,12 @@ class TestWorker : public ::testing::Test,
   template <class F>
   bool turn_until(F&& condition) {
     const base::Time give_up = base::Clock::now() + std::chrono::seconds(5);
-    while (!condition() && base::Clock::now() < give_up) {
+    bool met = condition();
+    while (!met && base::Clock::now() < give_up) {
       loop_->run_once(std::chrono::milliseconds(5));
+      met = condition();
     }
-    return condition();
+    return met;
   }
 
   GuestExchange& begin(TestExchange& exchange) {
