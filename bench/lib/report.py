@@ -82,6 +82,8 @@ def _notes(result):
         notes.append(f"System calls per request, {name}: {top}.")
     if "aim" in result.extra:
         notes.append(f"Aim: {result.extra['aim']}.")
+    if "note" in result.extra:
+        notes.append(f"{result.extra['note']}.")
     if "idle_percent_of_a_core" in result.extra:
         notes.append(f"With nothing to do: {_spread(result.extra['idle_percent_of_a_core'])} % of a core.")
     limited = [name for name, samples in result.samples.items()

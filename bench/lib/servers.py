@@ -45,7 +45,8 @@ def free_port():
 
 @dataclass(frozen=True)
 class Config:
-    """What is run. `kind` is mik, serve or nginx; `guest` is a path; `flags` go to the server as they are."""
+    """What is run. `kind` is mik, serve or nginx; `guest` is a path; `flags` go to the server as they are. Without a
+    guest mik's flags name a manifest."""
     name: str
     kind: str
     guest: str = ""
@@ -102,7 +103,8 @@ class Server:
             home = BUILD / "home"
             home.mkdir(mode=0o700, parents=True, exist_ok=True)
             env.update(MIK_HOME=str(home), RUST_LOG=config.log)
-            return [mik_binary(), "run", config.guest, "-p", str(self.port), "--host", "127.0.0.1",
+            guest = [config.guest] if config.guest else []
+            return [mik_binary(), "run", *guest, "-p", str(self.port), "--host", "127.0.0.1",
                     "-w", str(config.workers), *config.flags], env
         if config.kind == "serve":
             engine = tuple(flag for flag in config.flags if flag.startswith("-O"))

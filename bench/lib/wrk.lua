@@ -1,10 +1,26 @@
 -- What wrk found, as one line of JSON in place of its rounded text. With BENCH_BODY in the environment each request
--- is a POST with a body of that many bytes.
+-- is a POST with a body of that many bytes; with BENCH_SPREAD the number of a module is put behind the path, from 0 up to
+-- that and again from the start.
 local size = tonumber(os.getenv("BENCH_BODY") or "0")
 if size > 0 then
   wrk.method = "POST"
   wrk.headers["Content-Type"] = "application/octet-stream"
   wrk.body = string.rep("0123456789abcdef", size / 16)
+end
+
+local spread = tonumber(os.getenv("BENCH_SPREAD") or "0")
+if spread > 0 then
+  local requests = {}
+  local at = 0
+  function init(args)
+    for i = 0, spread - 1 do
+      requests[i] = wrk.format("GET", wrk.path .. i .. "/")
+    end
+  end
+  function request()
+    at = (at + 1) % spread
+    return requests[at]
+  end
 end
 
 function done(summary, latency, requests)
