@@ -28,6 +28,13 @@ base::Result<base::Fd> open_artefact(const ArtefactStore& store, const ArtefactS
   }
 }
 
+// A file that is still being written, or that is none to be served: the supervisor finds out, and
+// knows when it has changed.
+bool is_for_the_supervisor(base::ErrorCode code) noexcept {
+  return code == base::ErrorCode::kCancelled || code == base::ErrorCode::kUntrusted ||
+         code == base::ErrorCode::kNotComponent;
+}
+
 }  // namespace
 
 base::Result<LoadedModule> ArtefactLoader::load(const LoadRequest& request) const {
@@ -46,8 +53,7 @@ base::Result<LoadedModule> ArtefactLoader::find_and_load(const LoadRequest& requ
   } else {
     const auto wasm = read_module(settings_, request.tenant, request.name);
     if (!wasm.has_value()) {
-      // Still being written: the supervisor knows when it is done.
-      return wasm.error().code() == base::ErrorCode::kCancelled
+      return is_for_the_supervisor(wasm.error().code())
                  ? base::Error(base::ErrorCode::kArtefact, "")
                  : wasm.error();
     }
