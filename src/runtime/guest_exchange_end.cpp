@@ -81,6 +81,27 @@ std::string_view label(http::Outcome outcome) noexcept {
   return "complete";
 }
 
+// How much of a guest's line goes into one line of the log: with its other members and all that is
+// escaped it must not be longer than PIPE_BUF, or lines of several workers mingle in a pipe.
+std::size_t log_piece(std::string_view text) noexcept {
+  constexpr std::size_t kRoom = 2800;
+  std::size_t end = 0;
+  for (std::size_t used = 0; end < text.size(); ++end) {
+    const auto c = static_cast<unsigned char>(text[end]);
+    used += c < 0x20 || c == '"' || c == '\\' || c == 0x7f ? 6 : c >= 0x80 ? 3 : 1;
+    if (used > kRoom) {
+      break;
+    }
+  }
+  // Between characters, where it is UTF-8.
+  std::size_t cut = end;
+  while (cut < text.size() && end - cut < 3 &&
+         (static_cast<unsigned char>(text[cut]) & 0xc0) == 0x80) {
+    --cut;
+  }
+  return cut;
+}
+
 }  // namespace
 
 void GuestExchange::send_failure(engine::RequestFailure failure) {
@@ -243,11 +264,15 @@ void GuestExchange::on_guest_output(int stream, std::string_view text) noexcept 
     return;
   }
   constexpr std::array<std::string_view, 3> kStreams = {"dropped", "stdout", "stderr"};
-  context_.log.line(telemetry::Level::kInfo, "Guest output")
-      .str("request_id", telemetry::view(request_id_))
-      .str("module", module_->label)
-      .str("stream", kStreams[static_cast<std::size_t>(std::clamp(stream, 0, 2))])
-      .str("text", text);
+  do {
+    const std::string_view piece = text.substr(0, log_piece(text));
+    context_.log.line(telemetry::Level::kInfo, "Guest output")
+        .str("request_id", telemetry::view(request_id_))
+        .str("module", module_->label)
+        .str("stream", kStreams[static_cast<std::size_t>(std::clamp(stream, 0, 2))])
+        .str("text", piece);
+    text.remove_prefix(piece.size());
+  } while (!text.empty());
 }
 
 }  // namespace mik::runtime
