@@ -338,6 +338,11 @@ void ModuleTable::set_pending(std::uint32_t row, std::string_view error, bool ch
 
 void ModuleTable::publish(std::uint32_t row, const Digest& digest, std::uint64_t artefact_bytes) {
   Words words = said(row);
+  // Requests that have waited for a first artefact are judged by it.
+  const bool first = (words.flags & kHasDigest) == 0;
+  if (first ? !breaker_is_new(row_cells(row).breaker) : words.digest != digest) {
+    reset_breaker(row_cells(row).breaker);
+  }
   words.state = static_cast<std::uint64_t>(RowState::kReady);
   words.version += 1;
   words.digest = digest;
@@ -345,7 +350,6 @@ void ModuleTable::publish(std::uint32_t row, const Digest& digest, std::uint64_t
   words.flags = kHasDigest;
   words.error.clear();
   words.pending.clear();
-  reset_breaker(row_cells(row).breaker);
   say(row, words);
 }
 

@@ -90,7 +90,7 @@ class ModuleTable {
   void set_state(std::uint32_t row, RowState state, std::string_view error = {});
   void set_pending(std::uint32_t row, std::string_view error, bool changed);
   // The row serves this artefact from now on: kReady, version + 1, errors cleared, and its breaker
-  // closed, which spoke of another artefact.
+  // closed if it spoke of another artefact.
   void publish(std::uint32_t row, const Digest& digest, std::uint64_t artefact_bytes);
   // A worker died: its gauges go to zero, its counters stay.
   void bury(std::size_t slot) noexcept;

@@ -81,6 +81,21 @@ TEST(Modules, EveryChangeMovesTheGeneration) {
   EXPECT_FALSE(moved()) << "it was there already";
 }
 
+TEST(Modules, ABreakerIsResetWithAnotherArtefactOnly) {
+  auto segment = Segment::create(1, 1, 1).value();
+  ModuleTable& table = segment.modules();
+  const std::uint32_t row = table.add("", "a").value();
+  const std::uint64_t at_first = table.breaker(row).load();
+  table.publish(row, digest_of(1), 1);
+  EXPECT_EQ(table.breaker(row).load(), at_first) << "who waited for it counts";
+  table.breaker(row).store(at_first + 3);
+  table.publish(row, digest_of(1), 1);
+  EXPECT_EQ(table.breaker(row).load(), at_first + 3) << "it is the same";
+  table.publish(row, digest_of(2), 1);
+  EXPECT_EQ(table.breaker(row).load() << 10, 0u);
+  EXPECT_NE(table.breaker(row).load(), at_first) << "an epoch of its own";
+}
+
 TEST(Modules, AModuleThatComesBackIsAnotherIncarnationInItsOldRow) {
   auto segment = Segment::create(1, 2, 1).value();
   ModuleTable& table = segment.modules();
