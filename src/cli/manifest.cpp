@@ -8,6 +8,7 @@
 #include <array>
 #include <cerrno>
 #include <filesystem>
+#include <tuple>
 
 #include <fmt/format.h>
 
@@ -180,9 +181,14 @@ base::Result<Manifest> load_manifest(const std::string& file, const RunArguments
     manifest.problems.push_back(std::move(problem));
   }
   check_files(manifest.document, manifest.problems);
-  std::ranges::sort(manifest.problems, {},
-                    [](const config::Problem& problem) { return problem.at.line; });
+  sort_problems(manifest.problems);
   return manifest;
+}
+
+void sort_problems(std::vector<config::Problem>& problems) {
+  std::ranges::sort(problems, {}, [](const config::Problem& problem) {
+    return std::tie(problem.at.line, problem.at.column, problem.text);
+  });
 }
 
 base::Result<void> refuse_problems(const std::vector<config::Problem>& problems,

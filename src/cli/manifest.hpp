@@ -26,6 +26,9 @@ base::Result<std::string> find_manifest(const std::optional<std::string>& file);
 base::Result<Manifest> load_manifest(const std::string& file, const RunArguments& flags,
                                      const config::Folders& folders, config::Purpose purpose);
 
+// By their place in the file.
+void sort_problems(std::vector<config::Problem>& problems);
+
 // One error with a cause for each problem that is no warning; the file's name is in each.
 base::Result<void> refuse_problems(const std::vector<config::Problem>& problems,
                                    const std::string& file);

@@ -1,5 +1,6 @@
 #include "cli/resolve.hpp"
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <utility>
@@ -65,6 +66,12 @@ base::Result<void> Resolver::load() {
                                options_.purpose));
   resolved_.document = std::move(manifest.document);
   problems_ = std::move(manifest.problems);
+  if (std::ranges::any_of(problems_, [](const config::Problem& p) { return !p.warning; })) {
+    // What building would find is said at the same time.
+    config::Document copy = resolved_.document;
+    config::build(copy, {}, environment_, problems_);
+    sort_problems(problems_);
+  }
   return refuse_problems(problems_, file);
 }
 

@@ -252,18 +252,19 @@ TEST_F(ResolveTest, AllProblemsOfReaderAndChecksTogether) {
   make_folder("modules");
   manifest(
       "[server]\nprot = 1\nbind = [\"localhost:3000\"]\ntrusted_proxies = [\"10.0.0.1/8\"]\n"
-      "http_allowed = [\"https://x\"]\n[project]\nname = \"9\"\n");
+      "http_allowed = [\"https://x\"]\nenv = { A = \"${GONE}\" }\n[project]\nname = \"9\"\n");
   const auto result = resolved();
   ASSERT_FALSE(result.has_value());
   EXPECT_EQ(result.error().code(), base::ErrorCode::kConfig);
-  EXPECT_EQ(result.error().message(), folder + "/mik.toml cannot be used: 5 problems");
-  ASSERT_EQ(result.error().causes().size(), 5u);
+  EXPECT_EQ(result.error().message(), folder + "/mik.toml cannot be used: 6 problems");
+  ASSERT_EQ(result.error().causes().size(), 6u);
   EXPECT_NE(result.error().causes()[0].find(":2:1: server: unknown key \"prot\""),
             std::string::npos);
   EXPECT_NE(result.error().causes()[1].find(":3:9: server.bind: \"localhost:3000\": must be"),
             std::string::npos);
   EXPECT_NE(result.error().causes()[2].find("10.0.0.1/8"), std::string::npos);
-  EXPECT_NE(result.error().causes()[4].find("Invalid project name"), std::string::npos);
+  EXPECT_NE(result.error().causes()[4].find("no variable \"GONE\""), std::string::npos);
+  EXPECT_NE(result.error().causes()[5].find("Invalid project name"), std::string::npos);
 }
 
 TEST_F(ResolveTest, AManifestThatIsNotThereOrNoFile) {

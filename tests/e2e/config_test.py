@@ -1,9 +1,13 @@
 """mik.toml: found, read, refused; who wins; `mik config check` and `mik config show`; what is kept secret."""
 
+import fcntl
 import json
 import os
 import re
 import socket
+import struct
+import subprocess
+import sys
 from pathlib import Path
 
 from harness import HELLO, LAB, ROOT, Case, Server, free_port, main, read_proc, run_command, temporary_folder
@@ -25,6 +29,43 @@ class Folder:
         self.manifest = self.path / "mik.toml"
         self.manifest.write_text(manifest)
         (self.path / "app.wasm").write_bytes(component.read_bytes())
+
+
+class InstalledTest(Case):
+    def test_g11_the_guides_file_boots_at_etc_mik_as_written(self):
+        """In namespaces of its own: /etc, /var/lib and port 3000 are ours there."""
+        probe = subprocess.run(["unshare", "-Urmn", "true"], capture_output=True)
+        if probe.returncode != 0:
+            self.skipTest(f"no namespaces here: {probe.stderr.decode().strip()}")
+        done = subprocess.run(["unshare", "-Urmn", sys.executable, "-B", __file__, "--installed"], capture_output=True,
+                              text=True, timeout=100)
+        self.assertEqual(done.returncode, 0, done.stderr[-3000:])
+
+
+def installed():
+    """What runs in the namespaces."""
+    for path in ("/etc", "/var/lib"):
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", path], check=True)
+    with socket.socket() as probe:  # the loopback interface is down in a new namespace
+        fcntl.ioctl(probe, 0x8914, struct.pack("16sH14x", b"lo", 0x1 | 0x40))  # SIOCSIFFLAGS, IFF_UP | IFF_RUNNING
+    modules = Path("/var/lib/mik/modules")
+    modules.mkdir(parents=True)
+    Path("/etc/mik").mkdir()
+    Path("/var/lib/mik").chmod(0o700)  # g7
+    manifest = Path("/etc/mik/mik.toml")
+    manifest.write_text(guides_manifest())
+    manifest.chmod(0o600)
+    (modules / "hello.wasm").write_bytes(HELLO.read_bytes())
+    (modules / "hello.wasm").chmod(0o644)
+    case = Case()
+    with Server(None, "--config", manifest, cwd="/", port=None, env={"MIK_HOME": ""}) as server:
+        case.assertEqual(server.address, ("127.0.0.1", 3000))
+        case.assertEqual(server.get("/run/hello/").status, 200)
+        health = json.loads(server.get("/health").body)
+        case.assertEqual((health["status"], health["cache_capacity"], health["modules"]), ("ready", 100, 1))
+        case.assertEqual(health["cache_max_bytes"], 512 << 20)
+    done = run_command("config", "show", manifest, cwd="/", env={"MIK_HOME": ""})
+    case.assertIn('modules = "/var/lib/mik/modules"', done.stdout)
 
 
 class CheckTest(Case):
@@ -233,4 +274,7 @@ class RunTest(Case):
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:] == ["--installed"]:
+        installed()
+    else:
+        main()
