@@ -362,7 +362,7 @@ class ServeTest(Case):
                 self.assertNotIn(name, families)
                 families.add(name)
             elif line and not line.startswith("#"):
-                match = re.fullmatch(r'([a-z_]+)(\{[a-z]+="[^"\\\n]*"\})? ([0-9.e+-]+)', line)
+                match = re.fullmatch(r'([a-z_]+)(\{[a-z]+="[^"\\\n]*"(?:,[a-z]+="[^"\\\n]*")*\})? ([0-9.e+-]+)', line)
                 self.assertIsNotNone(match, line)
                 name = re.sub(r"_(bucket|sum|count)$", "", match.group(1))
                 self.assertIn(name if name in families else match.group(1), families)
