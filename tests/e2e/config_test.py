@@ -10,7 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from harness import HELLO, LAB, ROOT, Case, Server, free_port, main, read_proc, run_command, temporary_folder
+from harness import (HELLO, LAB, ROOT, Case, Server, encode, free_port, main, read_proc, run_command, temporary_folder,
+                     wait_until)
 from http1 import Connection
 from upstream import Upstream
 
@@ -252,6 +253,15 @@ class RunTest(Case):
         with Server("", cwd=folder.path) as server:
             self.assertEqual(server.ask("POST", "/echo", body=b"x" * (1 << 20)).status, 200)
             self.assert_problem(server.ask("POST", "/echo", body=b"x" * ((1 << 20) + 1)), 413)
+
+    def test_g17_shutdown_timeout_of_the_file(self):
+        """A request that would take minutes is cut after a second, and the exit code is 0."""
+        folder = Folder('[server]\nmodules = "app.wasm"\nshutdown_timeout_secs = 1\nexecution_timeout_secs = 200\n')
+        with Server("", cwd=folder.path) as server, server.connect() as busy:
+            busy.send(encode("GET", "/sleep?ms=180000"))
+            wait_until(lambda: server.metric("mik_active_requests") == 1)
+            server.signal()
+            self.assertEqual(server.wait_exit(30), 0)
 
     def test_g8_http_allowed_of_the_file(self):
         with Upstream() as upstream:
