@@ -24,8 +24,8 @@ WAITING = {"clock_nanosleep", "nanosleep", "futex", "restart_syscall", "sched_yi
 
 
 def run_wrk(url, connections, seconds, cores, body=0, spread=0):
-    """One run of wrk on these cores, over so many modules in turn (wrk.lua). Errors are counted in the answer; a run without
-    any answer is one, too."""
+    """One run of wrk on these cores, over so many modules in turn (wrk.lua). Errors are counted in the answer; a run
+    without any answer is one, too."""
     threads = min(len(cores), connections, 2)
     command = [find("wrk", "wrk"), "-t", str(threads), "-c", str(connections), "-d", f"{seconds}s", "--timeout", "30s",
                "-s", str(HERE / "wrk.lua"), url]

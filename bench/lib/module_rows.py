@@ -1,5 +1,5 @@
-"""The rows of issue 5's table "Must reach": many modules, short requests beside long ones, idle connections, cold loads, two
-cores. Shapes as in rows.py."""
+"""The rows of issue 5's table "Must reach": many modules, short requests beside long ones, idle connections, cold loads,
+two cores. Shapes as in rows.py."""
 
 import contextlib
 import http.client
@@ -87,8 +87,8 @@ def modules(plan, guests):
         measured, spread = ratio(result.samples, name, bare.name, "cpu_us")
         result.bars.append(Bar(f"CPU us per request, {name}, against one component", 1.09, None, measured, spread,
                                low=True))
-    result.extra["note"] = ("With all 1,000 in turn each request finds another guest's memory in the processor's caches; "
-                            "that is no routing, and held against no bar")
+    result.extra["note"] = ("With all 1,000 in turn each request finds another guest's memory in the processor's "
+                            "caches; that is no routing, and held against no bar")
     return result
 
 
@@ -103,8 +103,8 @@ def _exchange(connection, target):
 
 
 def _mixed(server, seconds, long_part, cores, seed):
-    """Eight keep-alive connections; each sends a short request or, with this probability, one of 5 ms, and then pauses for
-    as long as keeps the server below the half of its cores. Microseconds of the short ones."""
+    """Eight keep-alive connections; each sends a short request or, with this probability, one of 5 ms, and then pauses
+    for as long as keeps the server below the half of its cores. Microseconds of the short ones."""
     end = time.monotonic() + seconds
 
     def client(index):

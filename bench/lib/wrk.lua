@@ -1,6 +1,5 @@
 -- What wrk found, as one line of JSON in place of its rounded text. With BENCH_BODY in the environment each request
--- is a POST with a body of that many bytes; with BENCH_SPREAD the number of a module is put behind the path, from 0 up to
--- that and again from the start.
+-- is a POST with a body of that many bytes; with BENCH_SPREAD the number of a module is put behind the path, in turn.
 local size = tonumber(os.getenv("BENCH_BODY") or "0")
 if size > 0 then
   wrk.method = "POST"
