@@ -96,6 +96,11 @@ class Builder {
  private:
   Table& server() { return document_.at(SectionId::kServer); }
   std::uint64_t whole(std::string_view key) { return server().find(key)->whole(); }
+  // A component without a file has fixed sizes, as the reference's has.
+  bool sizes_are_automatic() {
+    const bool bare = document_.file.empty() && context_.serving == Serving::kComponent;
+    return server().find("auto")->flag() && !bare;
+  }
   // In place of a 0.
   void automatic(std::string_view key, std::uint64_t value);
 
@@ -146,8 +151,7 @@ void Builder::automatic(std::string_view key, std::uint64_t value) {
 }
 
 void Builder::size_caches() {
-  // Without a file sizes are fixed, as the reference's are.
-  const bool automatic_sizes = server().find("auto")->flag() && !document_.file.empty();
+  const bool automatic_sizes = sizes_are_automatic();
   const std::uint64_t memory = context_.machine.memory_bytes;
   if (whole("cache_size") == 0) {
     automatic("cache_size",
@@ -170,7 +174,7 @@ void Builder::size_caches() {
 }
 
 void Builder::size_requests() {
-  const bool automatic_sizes = server().find("auto")->flag() && !document_.file.empty();
+  const bool automatic_sizes = sizes_are_automatic();
   if (whole("max_concurrent_requests") == 0) {
     automatic("max_concurrent_requests",
               automatic_sizes

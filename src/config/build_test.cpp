@@ -135,11 +135,15 @@ TEST_F(Build, FixedSizesWithoutAuto) {
   EXPECT_EQ(s.guest.max_requests, 10u);
 }
 
-TEST_F(Build, WithoutAFileRequestsAreLimitedAsTheReferenceDoes) {
-  const Built built = build("", "");
-  EXPECT_EQ(built.settings.max_concurrent_requests, 1000u);
-  EXPECT_EQ(built.settings.guest.max_requests, 10u);
-  EXPECT_TRUE(built.settings.config_file.empty());
+TEST_F(Build, WithoutAFileAComponentHasTheReferencesSizesAndAFolderAutomaticOnes) {
+  EXPECT_EQ(build("", "").settings.max_concurrent_requests, 600u);
+  EXPECT_EQ(build("", "").settings.guest.max_requests, 60u);
+  context_.serving = Serving::kComponent;
+  EXPECT_EQ(build("", "").settings.max_concurrent_requests, 1000u);
+  EXPECT_EQ(build("", "").settings.guest.max_requests, 1000u);
+  EXPECT_EQ(build("", "").settings.cache_size, 100u);
+  EXPECT_EQ(build("", "").settings.max_cache_bytes, 256 * kMiB);
+  EXPECT_EQ(settings("").max_concurrent_requests, 600u);
 }
 
 TEST_F(Build, TheAutomaticPerModuleLimitIsCapped) {  // G18

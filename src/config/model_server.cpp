@@ -85,10 +85,12 @@ constexpr std::array kKeys = {
         "The module that answers paths which nothing else claims. A single component does so "
         "anyway.",
         text<&Settings::root>, 0, 0, Check::kModule},
-    automatic("cache_size", 1'000'000, "Modules kept loaded.",
-              "memory / 10 MiB, from 10 to 1000; 100 without `auto`", whole<&Settings::cache_size>),
+    automatic(
+        "cache_size", 1'000'000, "Modules kept loaded.",
+        "memory / 10 MiB, from 10 to 1000; 100 without `auto`, and for a component without a file",
+        whole<&Settings::cache_size>),
     automatic("max_cache_mb", kMiB, "MiB of artefacts kept loaded.",
-              "a tenth of the memory, from 64 to 1024; 256 without `auto`",
+              "a tenth of the memory, from 64 to 1024; 256 likewise",
               whole<&Settings::max_cache_bytes, kMiB>),
     automatic("aot_max_mb", kMiB, "MiB of artefacts on disk, wherever they lie.",
               "the smaller of 1024 and a quarter of the disk",
@@ -110,7 +112,8 @@ constexpr std::array kKeys = {
     whole_key("reuse", "1", 1, 1'000'000, "Requests per instance; 1: a fresh one for each.",
               whole<&GuestSettings::reuse>),
     automatic("max_concurrent_requests", 1'000'000, "Requests at once; above it 503.",
-              "150 for each core, from 100 to 10000; 1000 without `auto` or without a file",
+              "150 for each core, from 100 to 10000; 1000 without `auto`, and for a component "
+              "without a file",
               whole<&Settings::max_concurrent_requests>),
     automatic("max_per_module_requests", 1'000'000,
               "Requests at once of one module; above it 429. At most `max_concurrent_requests`.",
