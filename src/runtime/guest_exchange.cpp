@@ -128,9 +128,11 @@ bool GuestExchange::wait_for_module() {
       error_ = "too many requests wait for the module to be loaded";
       break;
     case ModuleCache::Wait::kUnavailable:
-      count_failure(GuestFailure::kOther);
-      error_ = "the module cannot be loaded now";
-      break;
+      on_module(ModuleTrouble::kUnavailable);
+      return false;
+    case ModuleCache::Wait::kGone:
+      on_module(ModuleTrouble::kGone);
+      return false;
   }
   answer(503, error_);
   return false;
@@ -150,8 +152,10 @@ void GuestExchange::on_module(ModuleTrouble trouble) {
       error_ = "module is broken";
       answer(502, error_);
       return;
-    case ModuleTrouble::kUnavailable:
+    case ModuleTrouble::kFailed:
       failed_ = true;
+      [[fallthrough]];
+    case ModuleTrouble::kUnavailable:
       count_failure(GuestFailure::kOther);
       error_ = "the module cannot be loaded now";
       answer(503, error_);

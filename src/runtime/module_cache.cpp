@@ -49,6 +49,9 @@ ModuleCache::Wait ModuleCache::wait(const std::shared_ptr<ModuleEntry>& entry,
                                     ModuleWaiter& waiter) {
   MIK_ASSERT(entry->cached.module == nullptr);
   ModuleEntry::Cached& cached = entry->cached;
+  if (cached.removed) {
+    return Wait::kGone;
+  }
   if (waiting_ >= kWaitingMax || cached.waiting.size() >= waiting_max(*entry)) {
     return Wait::kFull;
   }
@@ -155,16 +158,14 @@ void ModuleCache::on_load_failed(const std::shared_ptr<ModuleEntry>& entry,
     give_up(*entry, ModuleTrouble::kGone, error);
   } else {
     entry->cached.broken = is_final(error.code());
-    give_up(*entry, entry->cached.broken ? ModuleTrouble::kBroken : ModuleTrouble::kUnavailable,
-            error);
+    give_up(*entry, entry->cached.broken ? ModuleTrouble::kBroken : ModuleTrouble::kFailed, error);
   }
 }
 
 void ModuleCache::ask_for_artefact(const std::shared_ptr<ModuleEntry>& entry,
                                    const base::Error& error) {
   if (++entry->cached.tries > kTriesMax) {
-    entry->cached.tries = 0;
-    give_up(*entry, ModuleTrouble::kUnavailable, error);
+    give_up(*entry, ModuleTrouble::kFailed, error);
     return;
   }
   if (!error.message().empty()) {
@@ -252,10 +253,12 @@ void ModuleCache::on_changed(ModuleEntry& entry) {
 }
 
 void ModuleCache::on_removed(ModuleEntry& entry) {
+  entry.cached.removed = true;
   entry.cached.wanted = 0;
   entry.cached.loading = false;
+  entry.cached.asked = false;
   unload(entry);
-  give_up(entry, ModuleTrouble::kGone, base::Error(ErrorCode::kNotFound, "its file was removed"));
+  tell_waiting(entry, ModuleTrouble::kGone);
 }
 
 void ModuleCache::install(ModuleEntry& entry, std::shared_ptr<LoadedModule> module) {
@@ -317,6 +320,7 @@ ModuleEntry* ModuleCache::victim(const ModuleEntry& newest) {
 
 void ModuleCache::give_up(ModuleEntry& entry, ModuleTrouble trouble, const base::Error& error) {
   entry.cached.asked = false;
+  entry.cached.tries = 0;
   entry.cached.retry_at = parts_.loop.now() + kRetryAfter;
   parts_.host.on_module_failed(entry, error);
   tell_waiting(entry, trouble);
@@ -331,6 +335,7 @@ void ModuleCache::tell_waiting(ModuleEntry& entry, ModuleTrouble trouble) {
     entry.cached.waiting.erase(entry.cached.waiting.begin());
     --waiting_;
     waiter.on_module(trouble);
+    trouble = trouble == ModuleTrouble::kFailed ? ModuleTrouble::kUnavailable : trouble;
   }
 }
 

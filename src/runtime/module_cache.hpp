@@ -26,6 +26,7 @@ enum class ModuleTrouble : std::uint8_t {
   kGone,         // 404
   kBroken,       // 502: it cannot be served until its file changes
   kUnavailable,  // 503: it could not be loaded now
+  kFailed,       // the same, told to one of those who wait: so that it counts once
 };
 
 // Who waits for a component. Told once, unless it stopped waiting before.
@@ -79,7 +80,7 @@ class ModuleCache final : public ModuleIndex::Events {
   std::shared_ptr<LoadedModule> use(ModuleEntry& entry);
   bool loaded(const ModuleEntry& entry) const noexcept { return entry.cached.module != nullptr; }
 
-  enum class Wait : std::uint8_t { kWaiting, kFull, kUnavailable };
+  enum class Wait : std::uint8_t { kWaiting, kFull, kUnavailable, kGone };
   // For a module that is not loaded: sees to it that it will be. Only kWaiting tells the waiter
   // later, never before this returns.
   Wait wait(const std::shared_ptr<ModuleEntry>& entry, ModuleWaiter& waiter);

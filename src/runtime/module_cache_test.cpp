@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <list>
 #include <random>
+#include <thread>
 
 #include "runtime/test_worker.hpp"
 
@@ -123,7 +124,7 @@ TEST_F(ModuleCacheTest, ArtefactsThatAreNeverUsableAreGivenUp) {
         [&] { return told<shared::NeedArtefact>().size() >= i || !waiter.told.empty(); }));
     modules_.on_message(shared::ArtefactReady{entry->row, entry->incarnation, {}, 0});
   }
-  EXPECT_EQ(waiter.told, std::vector{ModuleTrouble::kUnavailable});
+  EXPECT_EQ(waiter.told, std::vector{ModuleTrouble::kFailed});
   // For a moment nobody tries again.
   TestWaiter next;
   EXPECT_EQ(wait_for(entry, next), ModuleCache::Wait::kUnavailable);
@@ -199,6 +200,38 @@ TEST_F(ModuleCacheTest, WithoutTheSupervisorNobodyWaits) {
   EXPECT_EQ(waiter.told, std::vector{ModuleTrouble::kUnavailable});
 }
 
+// A load that failed counts once, however many waited for it.
+TEST_F(ModuleCacheTest, OneOfThoseWhoWaitIsToldThatItFailed) {
+  const Entry entry = add("api");
+  loader_.fail("api", base::Error(ErrorCode::kSystem, "too many open files"));
+  std::vector<TestWaiter> waiters(3);
+  for (TestWaiter& waiter : waiters) {
+    wait_for(entry, waiter);
+  }
+  ASSERT_TRUE(told(waiters.back()));
+  EXPECT_EQ(waiters[0].told, std::vector{ModuleTrouble::kFailed});
+  EXPECT_EQ(waiters[1].told, std::vector{ModuleTrouble::kUnavailable});
+  EXPECT_EQ(waiters[2].told, std::vector{ModuleTrouble::kUnavailable});
+}
+
+// G50: files are read on the pool.
+TEST_F(ModuleCacheTest, NothingIsLoadedOnTheLoop) {
+  ASSERT_TRUE(load(add("api")));
+  EXPECT_NE(loader_.thread(), std::this_thread::get_id());
+}
+
+// Who held it before it went and comes to need it then.
+TEST_F(ModuleCacheTest, NothingIsLoadedForAModuleThatIsGone) {
+  const Entry entry = add("api");
+  segment_.modules().set_state(entry->row, RowState::kGone);
+  const Entry next = add("api");
+  EXPECT_NE(next, entry);
+  TestWaiter waiter;
+  EXPECT_EQ(wait_for(entry, waiter), ModuleCache::Wait::kGone);
+  EXPECT_TRUE(load(next));
+  EXPECT_EQ(modules_.size(), 1u);
+}
+
 TEST_F(ModuleCacheTest, WhoWaitIsBounded) {
   settings_.guest.max_requests = 2;
   const Entry entry = add("api");
@@ -232,7 +265,7 @@ TEST_F(ModuleCacheTest, WhoIsToldMayWaitAgainOrEndOthers) {
   wait_for(entry, first);
   wait_for(entry, second);
   ASSERT_TRUE(told(first));
-  EXPECT_EQ(first.told, std::vector{ModuleTrouble::kUnavailable});
+  EXPECT_EQ(first.told, std::vector{ModuleTrouble::kFailed});
   EXPECT_TRUE(second.told.empty());
   EXPECT_EQ(waits, ModuleCache::Wait::kUnavailable);
 }

@@ -100,6 +100,7 @@ struct ModuleEntry {
     bool loading = false;
     bool asked = false;                      // the supervisor was told that there is no artefact
     std::uint64_t asked_version = 0;         // of the row then
+    bool removed = false;                    // out of the index: nothing is loaded for it any more
     bool broken = false;                     // this version can never run here
     base::Time retry_at;                     // not before: it could not be loaded a moment ago
     unsigned tries = 0;                      // how often it was asked in a row

@@ -254,6 +254,27 @@ TEST_F(ServiceModulesTest, WhoWaitsForAComponentHoldsNoPermit) {
 // --- The circuit breaker
 // --------------------------------------------------------------------------
 
+// A slow upload outlives its module.
+TEST_F(ServiceModulesTest, WhoseModuleGoesWhileItsBodyComesIsTold) {
+  settings_.max_concurrent_requests = 2;
+  warm("api");
+  TestExchange first("/run/api/echo", http::BodyKind::kChunked);
+  ask(first);
+  TestExchange second("/run/api/echo", http::BodyKind::kChunked);
+  ask(second);
+  EXPECT_EQ(context_.waiting_bodies, 1u);
+  segment_.modules().set_state(module("api")->row, RowState::kGone);
+  modules_.index().refresh();
+  add_module("", "api");
+  second.end_body();
+  EXPECT_EQ(second.status, 404);
+  first.end_body();
+  ASSERT_TRUE(wait(first));
+  EXPECT_EQ(first.status, 200);
+  EXPECT_EQ(get("/run/api/hello"), 200);
+  EXPECT_EQ(active() + context_.waiting_bodies + context_.open_bodies, 0u);
+}
+
 TEST_F(ServiceModulesTest, FailuresOpenTheBreakerOfTheirModuleOnly) {
   for (const char* path : {"/run/api/trap", "/run/api/none", "/run/api/error"}) {
     EXPECT_EQ(get(path), 502) << path;

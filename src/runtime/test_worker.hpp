@@ -11,6 +11,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "base/fd.hpp"
@@ -142,6 +143,7 @@ class TestLoader final : public ModuleLoader {
   base::Result<LoadedModule> load(const LoadRequest& request) const override {
     const std::scoped_lock lock(mutex_);
     ++loads_;
+    thread_ = std::this_thread::get_id();
     if (const auto found = errors_.find(request.name); found != errors_.end()) {
       return found->second;
     }
@@ -158,6 +160,10 @@ class TestLoader final : public ModuleLoader {
     const std::scoped_lock lock(mutex_);
     errors_.erase(name);
   }
+  std::thread::id thread() const {
+    const std::scoped_lock lock(mutex_);
+    return thread_;
+  }
   std::size_t loads() const {
     const std::scoped_lock lock(mutex_);
     return loads_;
@@ -166,6 +172,7 @@ class TestLoader final : public ModuleLoader {
  private:
   const engine::Engine& engine_;
   mutable std::mutex mutex_;
+  mutable std::thread::id thread_;             // guarded by mutex_
   mutable std::size_t loads_ = 0;              // guarded by mutex_
   std::map<std::string, base::Error> errors_;  // guarded by mutex_
 };
