@@ -3,7 +3,7 @@
 #include <unistd.h>
 
 #include <cstdio>
-#include <optional>
+#include <memory>
 #include <string>
 #include <utility>
 
@@ -92,12 +92,12 @@ class Narrator final : public supervisor::Observer {
   }
 
   void open_log() {
-    log_.emplace(STDOUT_FILENO, settings_.log_level, settings_.log_format,
-                 telemetry::Writing::kDirect);
+    log_ = std::make_unique<telemetry::Log>(STDOUT_FILENO, settings_.log_level,
+                                            settings_.log_format, telemetry::Writing::kDirect);
   }
 
   config::Settings settings_;
-  std::optional<telemetry::Log> log_;
+  std::unique_ptr<telemetry::Log> log_;
 };
 
 }  // namespace

@@ -17,7 +17,7 @@ constexpr std::uint64_t kMiB = 1ull << 20;
 
 // The fallbacks of the model, read by the reader itself.
 const Document& defaults() {
-  static const Document document = [] {
+  static const Document kDocument = [] {
     std::string text;
     for (const Section& section : sections()) {
       if (section.shape == Shape::kNamed || section.id == SectionId::kSchedules) {
@@ -44,7 +44,7 @@ const Document& defaults() {
     }
     return std::move(read.document);
   }();
-  return document;
+  return kDocument;
 }
 
 void add_defaults(Table& table) {

@@ -9,9 +9,9 @@
 
 namespace mik::config {
 
+namespace rows {
 namespace {
 
-using namespace rows;
 using enum SectionId;
 using enum Type;
 
@@ -301,21 +301,22 @@ std::vector<Key> make_keys() {
 }
 
 }  // namespace
+}  // namespace rows
 
-std::span<const Section> sections() noexcept { return kSections; }
+std::span<const Section> sections() noexcept { return rows::kSections; }
 
 std::span<const Key> keys() noexcept {
-  static const std::vector<Key> all = make_keys();
-  return all;
+  static const std::vector<Key> kAll = rows::make_keys();
+  return kAll;
 }
 
 const Section& section(SectionId id) noexcept {
-  return *std::ranges::find(kSections, id, &Section::id);
+  return *std::ranges::find(rows::kSections, id, &Section::id);
 }
 
 const Section* find_section(std::string_view name) noexcept {
-  const auto* found = std::ranges::find(kSections, name, &Section::name);
-  return found != kSections.end() ? found : nullptr;
+  const auto* found = std::ranges::find(rows::kSections, name, &Section::name);
+  return found != rows::kSections.end() ? found : nullptr;
 }
 
 const Key* find_key(SectionId section, std::string_view name) noexcept {
