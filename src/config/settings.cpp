@@ -75,6 +75,7 @@ class Reader {
         fail();
         return;
       }
+      // NOLINTNEXTLINE(bugprone-suspicious-stringview-data-usage): its size was looked at
       std::memcpy(&value, in_.data(), sizeof value);
       in_.remove_prefix(sizeof value);
     } else {
