@@ -199,13 +199,13 @@ void ModuleCache::on_message(const shared::ArtefactFailed& message) {
   give_up(*entry,
           entry->state == shared::RowState::kBroken ? ModuleTrouble::kBroken
                                                     : ModuleTrouble::kUnavailable,
-          shared::to_error(message));
+          shared::to_error(message), Host::FoundBy::kSupervisor);
 }
 
 void ModuleCache::on_message(const shared::Prepare& message) {
   index_.refresh();
   const std::shared_ptr<ModuleEntry>* found = index_.at(message.row, message.incarnation);
-  if (found != nullptr && (*found)->cached.module != nullptr &&
+  if (found != nullptr && !draining_ && (*found)->cached.module != nullptr &&
       submit(*found, message.digest, message.version, &ModuleCache::on_prepared)) {
     return;
   }
@@ -232,7 +232,7 @@ void ModuleCache::on_changed(ModuleEntry& entry) {
   ModuleEntry::Cached& cached = entry.cached;
   cached.broken = false;
   cached.retry_at = base::Time();
-  if (cached.module != nullptr && entry.digest.has_value() &&
+  if (cached.module != nullptr && !draining_ && entry.digest.has_value() &&
       cached.module->digest != *entry.digest) {
     std::shared_ptr<LoadedModule> next = std::exchange(cached.prepared, nullptr);
     unload(entry);
@@ -248,7 +248,8 @@ void ModuleCache::on_changed(ModuleEntry& entry) {
       entry.version != cached.asked_version) {
     load_again(*index_.at(entry.row, entry.incarnation));
   } else if (cached.asked && entry.state == shared::RowState::kBroken) {
-    give_up(entry, ModuleTrouble::kBroken, base::Error(ErrorCode::kCompile, entry.error));
+    give_up(entry, ModuleTrouble::kBroken, base::Error(ErrorCode::kCompile, entry.error),
+            Host::FoundBy::kSupervisor);
   }
 }
 
@@ -318,11 +319,12 @@ ModuleEntry* ModuleCache::victim(const ModuleEntry& newest) {
   return found;
 }
 
-void ModuleCache::give_up(ModuleEntry& entry, ModuleTrouble trouble, const base::Error& error) {
+void ModuleCache::give_up(ModuleEntry& entry, ModuleTrouble trouble, const base::Error& error,
+                          Host::FoundBy by) {
   entry.cached.asked = false;
   entry.cached.tries = 0;
   entry.cached.retry_at = parts_.loop.now() + kRetryAfter;
-  parts_.host.on_module_failed(entry, error);
+  parts_.host.on_module_failed(entry, error, by);
   tell_waiting(entry, trouble);
 }
 

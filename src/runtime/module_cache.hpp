@@ -52,7 +52,9 @@ class ModuleCache final : public ModuleIndex::Events {
     // There is an artefact that must not be used: another is made.
     virtual void on_artefact_refused(const ModuleEntry& entry, const base::Error& error) = 0;
     // Nobody can be served by this version, or not now. Before those who wait are told.
-    virtual void on_module_failed(const ModuleEntry& entry, const base::Error& error) = 0;
+    enum class FoundBy : std::uint8_t { kUs, kSupervisor };  // who has said it in its log already
+    virtual void on_module_failed(const ModuleEntry& entry, const base::Error& error,
+                                  FoundBy by) = 0;
   };
 
   // All must outlive the cache.
@@ -88,6 +90,10 @@ class ModuleCache final : public ModuleIndex::Events {
   // Loads it although nobody waits: the single component at the start.
   void preload(const std::shared_ptr<ModuleEntry>& entry);
 
+  // The worker serves its last requests, with what it has: a new version may be of a new
+  // configuration, and lie where this one does not look.
+  void drain() noexcept { draining_ = true; }
+
   // What the supervisor says of modules.
   void on_message(const shared::ArtefactReady& message);
   void on_message(const shared::ArtefactFailed& message);
@@ -119,7 +125,8 @@ class ModuleCache final : public ModuleIndex::Events {
   std::size_t waiting_max(const ModuleEntry& entry) const;
   void shrink();
   ModuleEntry* victim(const ModuleEntry& newest);
-  void give_up(ModuleEntry& entry, ModuleTrouble trouble, const base::Error& error);
+  void give_up(ModuleEntry& entry, ModuleTrouble trouble, const base::Error& error,
+               Host::FoundBy by = Host::FoundBy::kUs);
   void tell_waiting(ModuleEntry& entry, ModuleTrouble trouble);
   std::shared_ptr<LoadedModule> share(LoadedModule module);
   void look_again();
@@ -130,6 +137,7 @@ class ModuleCache final : public ModuleIndex::Events {
   std::uint64_t bytes_ = 0;
   std::size_t waiting_ = 0;
   std::uint64_t loads_ = 0;  // numbers them
+  bool draining_ = false;
   // The table is the truth and messages are hints: while anybody waits it is looked at.
   net::Timer look_timer_;
   std::shared_ptr<ModuleCache*> self_;  // for what comes back from the pool

@@ -270,8 +270,7 @@ TEST_F(ModuleCacheTest, WhoIsToldMayWaitAgainOrEndOthers) {
   EXPECT_EQ(waits, ModuleCache::Wait::kUnavailable);
 }
 
-// --- Limits
-// ---------------------------------------------------------------------------------------
+// --- Limits ---
 
 TEST_F(ModuleCacheTest, TheLeastRecentlyUsedGoesFirst) {
   std::vector<Entry> entries;
@@ -358,8 +357,7 @@ TEST_F(ModuleCacheTest, IsALeastRecentlyUsedCache) {
   }
 }
 
-// --- Swap
-// -----------------------------------------------------------------------------------------
+// --- Swap ---
 
 TEST_F(ModuleCacheTest, ASwapIsPreparedAndThenTakenAtOnce) {
   const Entry entry = add("api");
@@ -399,6 +397,20 @@ TEST_F(ModuleCacheTest, ABadNewVersionIsSaidAndTheOldServes) {
   modules_.index().refresh();
   ASSERT_NE(modules_.use(*entry), nullptr);
   EXPECT_EQ(modules_.use(*entry)->digest, shared::Digest{1});
+}
+
+TEST_F(ModuleCacheTest, AWorkerThatDrainsServesWithWhatItHas) {
+  const Entry entry = add("api");
+  ASSERT_TRUE(load(entry));
+  modules_.drain();
+  modules_.on_message(shared::Prepare{entry->row, entry->incarnation, 2, shared::Digest{2}});
+  ASSERT_EQ(told<shared::Prepared>().size(), 1u);
+  publish(entry, 2);
+  ASSERT_TRUE(modules_.loaded(*entry));
+  EXPECT_EQ(modules_.use(*entry)->digest, shared::Digest{1});
+  // What it has not is loaded as ever.
+  const Entry other = add("other");
+  ASSERT_TRUE(load(other));
 }
 
 TEST_F(ModuleCacheTest, AVersionThatWasNotPreparedIsLoadedWhenItIsAskedFor) {

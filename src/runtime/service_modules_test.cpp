@@ -136,8 +136,7 @@ TEST_F(ServiceModulesTest, ASwapChangesNewRequestsOnly) {
   EXPECT_EQ(running.status, 200);
 }
 
-// --- Limits
-// ---------------------------------------------------------------------------------------
+// --- Limits ---
 
 TEST_F(ServiceModulesTest, AModulesLimitIs429AndItsNeighbourIsServed) {
   settings_.guest.max_requests = 1;
@@ -251,8 +250,7 @@ TEST_F(ServiceModulesTest, WhoWaitsForAComponentHoldsNoPermit) {
   }
 }
 
-// --- The circuit breaker
-// --------------------------------------------------------------------------
+// --- The circuit breaker ---
 
 // A slow upload outlives its module.
 TEST_F(ServiceModulesTest, WhoseModuleGoesWhileItsBodyComesIsTold) {
@@ -351,8 +349,7 @@ TEST_F(ServiceModulesTest, AProbeThatComesToNothingIsGivenBack) {
   EXPECT_EQ(get("/run/api/hello"), 200);
 }
 
-// --- The response as a whole
-// ----------------------------------------------------------------------
+// --- The response as a whole ---
 
 TEST_F(ServiceModulesTest, AStreamEndsVisiblyAtStreamMax) {
   settings_.stream_max = std::chrono::milliseconds(10);
@@ -366,8 +363,7 @@ TEST_F(ServiceModulesTest, AStreamEndsVisiblyAtStreamMax) {
   EXPECT_EQ(get("/run/api/hello"), 200);
 }
 
-// --- What operators see
-// ---------------------------------------------------------------------------
+// --- What operators see ---
 
 TEST_F(ServiceModulesTest, HealthCountsModulesAndListsThoseLoaded) {
   warm("api");

@@ -298,7 +298,7 @@ class TestWorker : public ::testing::Test,
   }
   void on_module_loaded(const ModuleEntry&) override { ++loaded_; }
   void on_artefact_refused(const ModuleEntry&, const base::Error&) override { ++refused_; }
-  void on_module_failed(const ModuleEntry&, const base::Error& error) override {
+  void on_module_failed(const ModuleEntry&, const base::Error& error, FoundBy) override {
     failures_.push_back(error.to_string());
   }
   template <class M>

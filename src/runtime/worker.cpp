@@ -126,7 +126,7 @@ class Worker final : public http::ConnectionObserver,
   bool tell_supervisor(const shared::Message& message) override;
   void on_module_loaded(const ModuleEntry& entry) override;
   void on_artefact_refused(const ModuleEntry& entry, const base::Error& error) override;
-  void on_module_failed(const ModuleEntry& entry, const base::Error& error) override;
+  void on_module_failed(const ModuleEntry& entry, const base::Error& error, FoundBy by) override;
   // net::IoHandler: the control channel.
   void on_io(std::uint32_t events) override;
 
@@ -137,6 +137,7 @@ class Worker final : public http::ConnectionObserver,
   base::Result<void> become_ready();
   void on_message(const shared::Message& message);
   void drain(base::Time deadline, Acceptor::End end);
+  void on_drained();
   void on_drain_deadline();
 
   shared::WorkerBoot boot_;
@@ -315,8 +316,11 @@ void Worker::on_artefact_refused(const ModuleEntry& entry, const base::Error& er
       .str("error", error.to_string());
 }
 
-void Worker::on_module_failed(const ModuleEntry& entry, const base::Error& error) {
+void Worker::on_module_failed(const ModuleEntry& entry, const base::Error& error, FoundBy by) {
   if (context_.ready || draining_) {
+    if (by == FoundBy::kSupervisor) {
+      return;
+    }
     log_.line(telemetry::Level::kWarn, "Module cannot be loaded")
         .str("module", entry.label)
         .str("error", error.to_string());
@@ -387,8 +391,18 @@ void Worker::drain(base::Time deadline, Acceptor::End end) {
   if (std::exchange(draining_, true)) {
     return;
   }
+  modules_->drain();
   outbound_->drain();
-  server_->drain([this] { loop_->stop(); });
+  server_->drain([this] { on_drained(); });
+}
+
+void Worker::on_drained() {
+  if (server_->connections() > 0) {
+    // It came through the inbox after the last one had gone.
+    server_->drain([this] { on_drained(); });
+    return;
+  }
+  loop_->stop();
 }
 
 void Worker::on_drain_deadline() {
