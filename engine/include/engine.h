@@ -75,7 +75,7 @@ enum mik_code {
   MIK_E_EXIT = 35,        /* called wasi:cli/exit */
   MIK_E_BODY = 36,        /* the response's body was dropped or left unfinished, or is shorter or longer than content-length */
   MIK_E_HOST_LIMIT = 37,  /* too many resources or too much host memory for one request */
-  MIK_E_BUSY = 38,        /* no instance slot was free: try again */
+  MIK_E_BUSY = 38,        /* no instance slot was free, or not the memory it asked for: try again */
   MIK_E_STACK = 39        /* the guest overflowed its stack */
 };
 

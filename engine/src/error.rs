@@ -66,7 +66,7 @@ impl std::error::Error for Stop {}
 
 /// Turns the error of an instantiation or a call into a fault. `refused`: a growth of memory or tables was denied to
 /// this guest before, which is then taken to be the reason of whatever followed.
-pub fn classify(error: &wasmtime::Error, refused: Option<&str>) -> Fault {
+pub fn classify(error: &wasmtime::Error, refused: Option<(Code, String)>) -> Fault {
     let text = describe(error);
     let code = if let Some(stop) = error.downcast_ref::<Stop>() {
         match stop {
@@ -76,8 +76,8 @@ pub fn classify(error: &wasmtime::Error, refused: Option<&str>) -> Fault {
         }
     } else if error.is::<wasmtime::PoolConcurrencyLimitError>() {
         Code::Busy
-    } else if let Some(refused) = refused {
-        return Fault::new(Code::Memory, format!("{refused}; then {text}"));
+    } else if let Some((code, growth)) = refused {
+        return Fault::new(code, format!("{growth}; then {text}"));
     } else if matches!(error.downcast_ref(), Some(wasmtime::Trap::StackOverflow)) {
         Code::Stack
     } else if is_host_limit(error, &text) {

@@ -182,7 +182,7 @@ impl Loop {
             Ok(Poll::Ready(Ok(inst))) => Some(drop_guarded(inst).map(|()| None)),
             Ok(Poll::Ready(Err(error))) => {
                 let refused = lock(&shared.exchange).refused.take();
-                Some(Err(classify(&error, refused.as_deref())))
+                Some(Err(classify(&error, refused)))
             }
             Err(panic) => {
                 let _ = drop_guarded(guest);

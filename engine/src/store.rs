@@ -5,6 +5,7 @@ use crate::clocks::{monotonic_ns, thread_cpu_ns};
 use crate::component::Component;
 use crate::config::Live;
 use crate::error::Stop;
+use crate::ffi::Code;
 use crate::output::Output;
 use crate::waker::{LoopCore, lock};
 use http::HeaderMap;
@@ -111,8 +112,8 @@ pub struct Exchange {
     pub memory_peak: u64,
     /// Memories and tables, now.
     pub memory: u64,
-    /// A growth of memory or tables was refused; says which.
-    pub refused: Option<String>,
+    /// A growth of memory or tables was refused: what a failure that follows is, and which growth it was.
+    pub refused: Option<(Code, String)>,
     pub instantiate_ns: u32,
 }
 
@@ -166,8 +167,11 @@ impl Limits {
         )
     }
 
-    fn refuse(&self, text: String) -> wasmtime::Result<bool> {
-        lock(&self.shared.exchange).refused.get_or_insert(text);
+    /// `Code::Memory`: the guest wants more than it may have. `Code::Busy`: than there is at the moment.
+    fn refuse(&self, code: Code, text: String) -> wasmtime::Result<bool> {
+        lock(&self.shared.exchange)
+            .refused
+            .get_or_insert((code, text));
         Ok(false)
     }
 }
@@ -182,13 +186,16 @@ impl ResourceLimiter for Limits {
         let growth = desired.saturating_sub(current) as u64;
         let total = self.memory.saturating_add(growth);
         if total > self.memory_max {
-            return self.refuse(format!(
-                "memory: {total} bytes were asked for, memory_limit_bytes allows {}",
-                self.memory_max
-            ));
+            return self.refuse(
+                Code::Memory,
+                format!(
+                    "memory: {total} bytes were asked for, memory_limit_bytes allows {}",
+                    self.memory_max
+                ),
+            );
         }
         if !self.core.memory.add(growth) {
-            return self.refuse(self.no_room("memory", growth));
+            return self.refuse(Code::Busy, self.no_room("memory", growth));
         }
         self.memory = total;
         self.last_growth = growth;
@@ -204,7 +211,8 @@ impl ResourceLimiter for Limits {
         self.memory -= growth;
         self.core.memory.take(growth);
         lock(&self.shared.exchange).memory = self.held();
-        self.refuse(format!("memory: {error:#}")).map(|_| ())
+        self.refuse(Code::Memory, format!("memory: {error:#}"))
+            .map(|_| ())
     }
 
     fn table_growing(
@@ -216,13 +224,16 @@ impl ResourceLimiter for Limits {
         let growth = desired.saturating_sub(current) as u64;
         let total = self.tables.saturating_add(growth);
         if total > self.tables_max {
-            return self.refuse(format!(
-                "tables: {total} elements were asked for, the limit is {}",
-                self.tables_max
-            ));
+            return self.refuse(
+                Code::Memory,
+                format!(
+                    "tables: {total} elements were asked for, the limit is {}",
+                    self.tables_max
+                ),
+            );
         }
         if !self.core.memory.add(growth * ELEMENT_BYTES) {
-            return self.refuse(self.no_room("tables", growth * ELEMENT_BYTES));
+            return self.refuse(Code::Busy, self.no_room("tables", growth * ELEMENT_BYTES));
         }
         self.tables = total;
         self.last_table_growth = growth;
@@ -235,7 +246,8 @@ impl ResourceLimiter for Limits {
         self.tables -= growth;
         self.core.memory.take(growth * ELEMENT_BYTES);
         lock(&self.shared.exchange).memory = self.held();
-        self.refuse(format!("tables: {error:#}")).map(|_| ())
+        self.refuse(Code::Memory, format!("tables: {error:#}"))
+            .map(|_| ())
     }
 }
 

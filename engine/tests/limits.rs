@@ -327,13 +327,13 @@ fn beyond_the_loops_room_nothing_grows() {
     let held = rig.stats(req).memory_bytes;
     unsafe { mik_engine::mik_loop_set_memory_room(rig.l, held + (4 << 20)) };
     let (_, _, (code, text)) = rig.get(hog);
-    assert_eq!(code, Code::Memory as i32, "{text}");
+    assert_eq!(code, Code::Busy as i32, "{text}");
     assert!(text.contains("memory budget"), "{text}");
     assert_eq!(unsafe { mik_engine::mik_loop_memory(rig.l) }, held);
     // Less than there is already: what is there stays, and an instance cannot begin.
     unsafe { mik_engine::mik_loop_set_memory_room(rig.l, held / 2) };
     let (_, _, (code, text)) = rig.get(hog);
-    assert_eq!(code, Code::Memory as i32, "{text}");
+    assert_eq!(code, Code::Busy as i32, "{text}");
     assert!(text.contains("memory budget"), "{text}");
     assert_eq!(rig.run(req), EV_YIELDED);
     unsafe { mik_engine::mik_loop_set_memory_room(rig.l, NEVER) };
