@@ -383,7 +383,11 @@ void Catalogue::prepare(Entry& entry, const shared::Compiled& result) {
   entry.refusal.clear();
   entry.waiting.clear();
   for (std::uint32_t slot = 0; slot < segment_.slots(); ++slot) {
-    if (const std::uint64_t pid = segment_.row(slot).gauges.pid.load(); pid != 0) {
+    const shared::Gauges& gauges = segment_.row(slot).gauges;
+    // Those of an earlier configuration end soon, and may have another folder; those of the next do
+    // not serve yet, and load what the row names when they are asked.
+    const std::uint64_t pid = gauges.pid.load();
+    if (pid != 0 && gauges.generation.load() == segment_.header().generation.load()) {
       entry.waiting.emplace_back(slot, pid);
     }
   }

@@ -242,6 +242,24 @@ TEST_F(CatalogueTest, FilesComeAndGo) {
   EXPECT_TRUE(await_state("beta/x", RowState::kIdle));
 }
 
+TEST_F(CatalogueTest, AWorkerOfAnotherGenerationIsNotWaitedForAndNotBelieved) {
+  put("api", "ok 1");
+  start();
+  live(0);
+  live(1);
+  serve("api");
+  segment_.header().generation.store(2);
+  segment_.row(0).gauges.generation.store(1);  // drains, with another configuration
+  segment_.row(1).gauges.generation.store(2);
+  const std::uint64_t before = read("api").version;
+  put("api", "ok 2");
+  ASSERT_TRUE(until([&] { return !told<shared::Prepare>().empty(); }));
+  answer(0, told<shared::Prepare>()[0], false);
+  EXPECT_EQ(read("api").version, before);
+  answer(1, told<shared::Prepare>()[0]);
+  EXPECT_EQ(read("api").version, before + 1);
+}
+
 TEST_F(CatalogueTest, ANewVersionServesOnceEveryWorkerIsPrepared) {
   put("api", "ok 1");
   start();

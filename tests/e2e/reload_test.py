@@ -13,6 +13,7 @@ import unittest
 from pathlib import Path
 
 from harness import (LAB, Case, Connection, Cut, Load, Server, alive, encode, main, status_kib, temporary_folder, wait_until)
+from components import saying
 from h2_test import GOAWAY, HEADERS, RST_STREAM, SETTINGS, Http2, frame
 from proxy_test import NGINX, Nginx
 
@@ -31,8 +32,11 @@ class Configured(Server):
         self.workers_count = workers
         self.wait_ready()
 
-    def write(self, text, workers=2, component=LAB):
-        self.file.write_text(f'[project]\nname = "reload"\n[server]\nmodules = "{component}"\nworkers = {workers}\n{text}\n')
+    component = LAB
+
+    def write(self, text="", workers=2, component=None):
+        self.file.write_text(f'[project]\nname = "reload"\n[server]\nmodules = "{component or self.component}"\n'
+                             f'workers = {workers}\n{text}\n')
 
     def reload(self, message=SERVES, seconds=30):
         """SIGHUP, until the log has one `message` more."""
@@ -43,6 +47,17 @@ class Configured(Server):
     def wait_environment(self, value):
         """Until a guest sees it: for a moment the old workers accept, too."""
         wait_until(lambda: value in self.get("/env").text(), 5, value)
+
+
+class Folder(Configured):
+    """The same with a folder of modules."""
+
+    def __init__(self, folder, **more):
+        self.component = folder
+        super().__init__("", **more)
+
+    def write(self, text="", workers=2, component=None):
+        super().write(f'bind = ["127.0.0.1:0"]\n{text}', workers, component)
 
 
 class Fresh:
@@ -263,6 +278,82 @@ class Http2Test(Case):
             self.assertEqual(one.failures + other.failures, [])
             self.assertGreater(one.told_to_go, 2)
             print(f"  answered {one.answered + other.answered}, told to go {one.told_to_go + other.told_to_go}", flush=True)
+
+
+class FolderTest(Case):
+    """Modules in a folder."""
+
+    def setUp(self):
+        self.modules = Path(temporary_folder())
+        self.put("hello", saying("Hello, first!"))
+        self.put("lab", LAB.read_bytes())
+
+    def put(self, name, wasm, folder=None):
+        path = (folder or self.modules) / f"{name}.wasm"
+        (path.parent / "part").write_bytes(wasm)
+        (path.parent / "part").rename(path)
+
+    def serve(self, **more):
+        return Folder(self.modules, **more)
+
+    def test_a_change_that_was_only_reported_is_applied(self):
+        with self.serve(env={"MIK_HOT_RELOAD": "0"}) as server:
+            self.assertEqual(server.get("/run/hello/").text(), "Hello, first!")
+            self.put("hello", saying("Hello, again!"))
+            self.put("fresh", saying("Hello, fresh!"))
+            server.wait_log("module hello has changed; SIGHUP applies it")
+            server.wait_log("module fresh is new; SIGHUP adds it")
+            self.assertEqual(server.get("/run/hello/").text(), "Hello, first!")
+            self.assertEqual(server.get("/run/fresh/").status, 404)
+            with Load(server.address, "/run/hello/", clients=3, pause=0.001) as load:
+                load.wait_answers(20)
+                server.reload()  # of a file that did not change
+                wait_until(lambda: server.get("/run/hello/").text() == "Hello, again!", 20, "the new version")
+                wait_until(lambda: server.get("/run/fresh/").text() == "Hello, fresh!", 20, "the new module")
+                load.wait_answers(20)
+            self.assertEqual(load.failures, [])
+
+    def test_another_folder(self):
+        other = Path(temporary_folder())
+        self.put("hello", saying("Hello, other!"), other)
+        self.put("only", saying("Hello, alone!"), other)
+        with self.serve() as server:
+            self.assertEqual(server.get("/run/hello/").text(), "Hello, first!")
+            self.assertEqual(server.get("/run/only/").status, 404)
+            with Load(server.address, "/run/hello/", clients=3, pause=0.001) as load:
+                load.wait_answers(20)
+                server.write(component=other)
+                server.reload()
+                wait_until(lambda: server.get("/run/hello/").text() == "Hello, other!", 20, "the other folder's module")
+                wait_until(lambda: server.get("/run/only/").text() == "Hello, alone!", 20, "a module that was not there")
+                wait_until(lambda: server.get("/run/lab/hello").status == 404, 20, "the end of what is not there")
+                load.wait_answers(20)
+            self.assertEqual(load.failures, [])
+
+    def test_settings_of_a_module(self):
+        with self.serve() as server:
+            self.assertNotIn("PLACE", server.get("/run/lab/env").text())
+            server.write('[modules.lab]\nenv = { PLACE = "here" }\nexecution_timeout_secs = 1')
+            server.reload()
+            wait_until(lambda: "PLACE=here" in server.get("/run/lab/env").text(), 10, "the module's environment")
+            self.assertEqual(server.get("/run/lab/sleep?ms=9000").status, 504)
+
+    def test_a_component_in_place_of_a_folder_needs_a_restart(self):
+        with self.serve() as server:
+            server.write(component=LAB)
+            server.reload(UNCHANGED)
+            self.assertTrue(server.find_log("needs a restart"))
+            self.assertEqual(server.get("/run/hello/").text(), "Hello, first!")
+
+    def test_in_many_reloads_modules_are_compiled_once(self):
+        with self.serve() as server:
+            server.get("/run/hello/")
+            server.get("/run/lab/hello")
+            compiled = len(server.find_log("compiling module"))
+            for _ in range(5):
+                server.reload()
+                self.assertEqual(server.get("/run/hello/").text(), "Hello, first!")
+            self.assertEqual(len(server.find_log("compiling module")), compiled)
 
 
 class RefusedTest(Case):
