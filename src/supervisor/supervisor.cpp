@@ -19,6 +19,7 @@
 #include "supervisor/generation.hpp"
 #include "supervisor/inboxes.hpp"
 #include "supervisor/listeners.hpp"
+#include "supervisor/notify.hpp"
 #include "supervisor/signals.hpp"
 
 namespace mik::supervisor {
@@ -63,7 +64,11 @@ void fit_descriptors(config::Settings& settings, std::size_t slots, Observer& ob
 class Supervisor final : public GenerationEvents, public CatalogueHost {
  public:
   Supervisor(net::Loop& loop, shared::Segment segment, const Options& options, Observer& observer)
-      : loop_(loop), segment_(std::move(segment)), options_(options), observer_(observer) {}
+      : loop_(loop),
+        segment_(std::move(segment)),
+        options_(options),
+        observer_(observer),
+        notifier_(loop, observer) {}
 
   // Opens what the family needs and starts it.
   base::Result<void> start(config::Settings settings);
@@ -106,6 +111,7 @@ class Supervisor final : public GenerationEvents, public CatalogueHost {
   shared::Segment segment_;
   const Options& options_;
   Observer& observer_;
+  Notifier notifier_;
   Listeners listeners_;
   std::unique_ptr<Inboxes> inboxes_;
   std::unique_ptr<Family> family_;
@@ -185,6 +191,7 @@ void Supervisor::on_established(Generation& generation) {
     switch_over();
   } else {
     observer_.on_ready();
+    notifier_.ready("Serving");
   }
   if (reload_wanted_) {
     reload();
@@ -265,6 +272,7 @@ void Supervisor::forget_gone() {
 // --- Reload -----------------------------------------------------------------------------------
 
 void Supervisor::reload() {
+  notifier_.reloading();
   if (!serving_->established() || incoming_ != nullptr) {
     reload_wanted_ = true;  // what is being started serves first
     return;
@@ -313,6 +321,7 @@ void Supervisor::switch_over() {
   say(Severity::kInfo, "The new configuration serves, with " +
                            std::to_string(serving_->settings().workers) + " workers");
   observer_.on_reloaded(serving_->settings());
+  notifier_.ready("Serving");
 }
 
 void Supervisor::reload_failed(const base::Error& error) {
@@ -330,6 +339,7 @@ void Supervisor::reload_failed(const base::Error& error) {
   }
   say(Severity::kError, "The configuration was not changed: the one before serves on" +
                             (error.help().empty() ? "" : "; " + error.help()));
+  notifier_.ready("Serving the configuration from before a reload that failed");
 }
 
 // It may have taken connections already, so it is not killed.
@@ -359,6 +369,7 @@ void Supervisor::try_waiting_reload() {
 
 void Supervisor::drain() {
   phase_ = Phase::kDraining;
+  notifier_.stopping(serving_->settings().shutdown_timeout);
   // Readiness first: every worker's /health says so from here on.
   segment_.set_draining();
   const base::Time deadline =
@@ -374,6 +385,7 @@ void Supervisor::drain() {
 
 void Supervisor::end_now() {
   phase_ = Phase::kEnding;
+  notifier_.stopping({});
   segment_.set_draining();
   listeners_.keep_only({});
   catalogue_->stop();
