@@ -45,9 +45,9 @@ class Compression {
 
   // For a final response of this status with these fields, which are changed in place to those that
   // fit what is sent: Vary where the answer depends on Accept-Encoding, Content-Encoding, a weak
-  // ETag. `length` is that of the content where it is known, and is forgotten with another coding.
-  // Fields may point into this object until the next call. When many streams are open they have
-  // the memory: identity.
+  // ETag, no Accept-Ranges. `length` is that of the content where it is known, and is forgotten
+  // with another coding. Fields may point into this object until the next call. When many streams
+  // are open they have the memory: identity.
   Coding prepare(const AcceptedCodings& accepted, int status, std::vector<Field>& fields,
                  std::optional<std::uint64_t>& length);
 

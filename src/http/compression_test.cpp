@@ -327,6 +327,9 @@ TEST_F(CompressionTest, StrongTagsBecomeWeak) {
   EXPECT_EQ(tag("\"x\"", "gzip"), "W/\"x\"");
   EXPECT_EQ(tag("W/\"x\"", "gzip"), "W/\"x\"");
   EXPECT_EQ(tag("\"x\"", "identity"), "\"x\"");
+  const Fields ranges = {{"Content-Type", "text/html"}, {"Accept-Ranges", "bytes"}};
+  EXPECT_FALSE(prepared(ranges, "gzip").contains("Accept-Ranges"));
+  EXPECT_TRUE(prepared(ranges, "identity").contains("Accept-Ranges"));
   EXPECT_EQ(tag("\"x\"", "gzip", 304), "W/\"x\"");
 }
 
