@@ -84,7 +84,7 @@ struct TlsClient::Build {
   BioMethod bio_method;
   base::Result<void> result;
 
-  void run_blocking(const std::string& ca_file);
+  void run_blocking(const std::string& ca_file, Alpn alpn);
 };
 
 namespace {
@@ -264,7 +264,7 @@ Session TlsClient::State::take(const std::string& key) {
   return session;
 }
 
-void TlsClient::Build::run_blocking(const std::string& ca_file) {
+void TlsClient::Build::run_blocking(const std::string& ca_file, Alpn alpn) {
   context.reset(SSL_CTX_new(TLS_client_method()));
   bio_method = tls::make_bio_method();
   if (context == nullptr || bio_method == nullptr) {
@@ -272,9 +272,13 @@ void TlsClient::Build::run_blocking(const std::string& ca_file) {
     return;
   }
   SSL_CTX* c = context.get();
-  constexpr std::array<unsigned char, 9> kAlpn = {8, 'h', 't', 't', 'p', '/', '1', '.', '1'};
+  constexpr std::array<unsigned char, 9> kHttp1 = {8, 'h', 't', 't', 'p', '/', '1', '.', '1'};
+  constexpr std::array<unsigned char, 3> kHttp2 = {2, 'h', '2'};
+  const std::span<const unsigned char> protocols =
+      alpn == Alpn::kHttp2 ? std::span<const unsigned char>(kHttp2) : kHttp1;
   const bool set = SSL_CTX_set_min_proto_version(c, TLS1_2_VERSION) == 1 &&
-                   SSL_CTX_set_alpn_protos(c, kAlpn.data(), kAlpn.size()) == 0;
+                   SSL_CTX_set_alpn_protos(c, protocols.data(),
+                                           static_cast<unsigned int>(protocols.size())) == 0;
   if (!set) {
     result = store_error("cannot set up TLS");
     return;
@@ -288,9 +292,10 @@ void TlsClient::Build::run_blocking(const std::string& ca_file) {
   result = load_trust(c, ca_file);
 }
 
-TlsClient::TlsClient(net::Offload& offload, std::string ca_file)
+TlsClient::TlsClient(net::Offload& offload, std::string ca_file, Alpn alpn)
     : offload_(offload),
       ca_file_(std::move(ca_file)),
+      alpn_(alpn),
       state_(std::make_shared<State>()),
       self_(std::make_shared<TlsClient*>(this)) {}
 
@@ -301,12 +306,13 @@ bool TlsClient::ready() const noexcept { return state_->context != nullptr; }
 bool TlsClient::prepare(TlsWaiter& waiter) {
   if (!building_) {
     auto build = std::make_shared<Build>();
-    building_ = offload_.submit([build, file = ca_file_] { build->run_blocking(file); },
-                                [build, weak = std::weak_ptr<TlsClient*>(self_)] {
-                                  if (const auto self = weak.lock()) {
-                                    (*self)->finish(*build);
-                                  }
-                                });
+    building_ =
+        offload_.submit([build, file = ca_file_, alpn = alpn_] { build->run_blocking(file, alpn); },
+                        [build, weak = std::weak_ptr<TlsClient*>(self_)] {
+                          if (const auto self = weak.lock()) {
+                            (*self)->finish(*build);
+                          }
+                        });
     if (!building_) {
       return false;
     }

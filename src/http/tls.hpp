@@ -31,7 +31,8 @@ class TlsClient {
   // Trusts the system's certificates, those of SSL_CERT_FILE and SSL_CERT_DIR, and those of
   // `ca_file` (PEM; empty for none). Nothing is read before the first prepare(). The pool must
   // outlive the client.
-  TlsClient(net::Offload& offload, std::string ca_file);
+  enum class Alpn : std::uint8_t { kHttp1, kHttp2 };
+  TlsClient(net::Offload& offload, std::string ca_file, Alpn alpn = Alpn::kHttp1);
   ~TlsClient();  // waiters hear nothing any more; transports may live on
   TlsClient(const TlsClient&) = delete;
   TlsClient& operator=(const TlsClient&) = delete;
@@ -43,7 +44,7 @@ class TlsClient {
   bool prepare(TlsWaiter& waiter);
   void leave(TlsWaiter& waiter);
 
-  // Takes a connected socket. TLS 1.2 at least, ALPN http/1.1, SNI but for address literals, the
+  // Takes a connected socket. TLS 1.2 at least, ALPN as asked for, SNI but for address literals, the
   // peer's certificate checked for origin.host, a kept session offered. Only when ready().
   std::unique_ptr<Transport> connect(base::Fd socket, const Origin& origin);
 
@@ -54,6 +55,7 @@ class TlsClient {
 
   net::Offload& offload_;
   std::string ca_file_;
+  Alpn alpn_;
   std::shared_ptr<State> state_;  // also of transports, for the sessions that they are given
   bool building_ = false;
   std::vector<TlsWaiter*> waiters_;  // nullptr: has left

@@ -1,0 +1,31 @@
+#include "otlp/sender.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <utility>
+
+namespace mik::otlp {
+
+Reply reply_to_status(int status) {
+  const bool again = status == 429 || status == 502 || status == 503 || status == 504;
+  return {.kind = again ? Reply::Kind::kRetry : Reply::Kind::kRefused,
+          .detail = fmt::format("HTTP status {}", status)};
+}
+
+base::Duration parse_retry_after(std::string_view text) noexcept {
+  std::uint32_t seconds = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), seconds);
+  if (text.empty() || error != std::errc() || end != text.data() + text.size()) {
+    return {};
+  }
+  return std::min<base::Duration>(std::chrono::seconds(seconds), kRetryAfterMax);
+}
+
+std::unique_ptr<Sender> make_sender(const SenderParts& parts, Endpoint endpoint) {
+  return endpoint.protocol == Protocol::kHttp ? make_http_sender(parts, std::move(endpoint))
+                                              : make_grpc_sender(parts, std::move(endpoint));
+}
+
+}  // namespace mik::otlp
