@@ -9,6 +9,7 @@
 
 #include <fmt/format.h>
 
+#include "cli/machine.hpp"
 #include "cli/resolve.hpp"
 #include "cli/state_folder.hpp"
 #include "supervisor/supervisor.hpp"
@@ -105,6 +106,7 @@ class Narrator final : public supervisor::Observer {
 base::Result<void> run(const RunArguments& arguments, bool verbose) {
   const ResolveOptions options{.verbose = verbose, .terminal = ::isatty(STDOUT_FILENO) == 1};
   const Environment environment = process_environment();
+  MIK_TRY(native_code_allowed());
   MIK_TRY_ASSIGN(const std::string state, state_dir(environment));
   make_state_dir(state);  // its modules/ may be what the manifest names
   MIK_TRY_ASSIGN(const Resolved resolved, resolve(arguments, environment, options));
