@@ -45,7 +45,7 @@ RefusedBy Admission::memory_refusal(const Target& target) const noexcept {
     }
   }
   if (limits_.memory_max != 0) {
-    std::uint64_t bytes = 0;
+    std::uint64_t bytes = segment_.header().compile_bytes.load(std::memory_order_relaxed);
     for (std::size_t i = 0; i < slots; ++i) {
       bytes += segment_.row(i).gauges.memory_bytes.load(std::memory_order_relaxed);
     }

@@ -22,7 +22,7 @@ void MemoryShare::before_turn(base::Time now) noexcept {
     return;
   }
   next_look_ = now + kLook;
-  std::uint64_t others = 0;
+  std::uint64_t others = segment_.header().compile_bytes.load(std::memory_order_relaxed);
   for (std::size_t i = 0; i < segment_.slots(); ++i) {
     if (i != slot_) {
       others += segment_.row(i).gauges.memory_bytes.load(std::memory_order_relaxed);

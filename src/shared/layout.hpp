@@ -157,6 +157,7 @@ struct alignas(kCacheLine) SegmentHeader {
   Cell config_reload_ok;
   Cell config_reload_unix_s;
   Cell config_reloads_failed;
+  Cell compile_bytes;  // gauge: memory of the compile children
 };
 
 static_assert(offsetof(SegmentHeader, start_ns) == 48);

@@ -3,6 +3,7 @@
 #include <sys/wait.h>
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "supervisor/artefact_limit.hpp"
@@ -15,7 +16,7 @@ namespace {
 constexpr std::uint64_t kLargeBytes = 4u << 20;
 // A worker that says nothing for so long is not waited for.
 constexpr base::Duration kPrepareMax = std::chrono::seconds(10);
-constexpr base::Duration kTick = std::chrono::milliseconds(500);
+constexpr base::Duration kTick = std::chrono::milliseconds(100);
 constexpr base::Duration kRetryFirst = std::chrono::seconds(5);
 constexpr base::Duration kRetryMax = std::chrono::minutes(10);
 // A worker may have read a file before it changed, and tell of it afterwards.
@@ -51,7 +52,11 @@ Catalogue::Catalogue(net::Loop& loop, shared::Segment& segment, CatalogueHost& h
              [this](const CompileJob& job, const shared::Message& message) {
                on_compiled(job, message);
              }),
-      watch_(loop, *this) {}
+      watch_(loop, *this) {
+  for (Compiles* lane : {&small_, &large_}) {
+    lane->set_room([this] { return room(); });
+  }
+}
 
 // --- Files ------------------------------------------------------------------------------------
 
@@ -270,6 +275,25 @@ void Catalogue::remove(Entry& entry) {
 
 // --- Compiling --------------------------------------------------------------------------------
 
+// What the memory budget leaves for a compile child.
+std::uint64_t Catalogue::room() const {
+  if (settings_.memory_budget_bytes == 0) {
+    return std::numeric_limits<std::uint64_t>::max();
+  }
+  std::uint64_t held = small_.memory_bytes() + large_.memory_bytes();
+  for (std::size_t slot = 0; slot < segment_.slots(); ++slot) {
+    held += segment_.row(slot).gauges.memory_bytes.load(std::memory_order_relaxed);
+  }
+  return settings_.memory_budget_bytes - std::min(settings_.memory_budget_bytes, held);
+}
+
+void Catalogue::tell_memory() {
+  segment_.header().compile_bytes.store(small_.memory_bytes() + large_.memory_bytes());
+  if (compiling()) {
+    need_tick();
+  }
+}
+
 Compiles& Catalogue::lane(std::uint64_t bytes) noexcept {
   return bytes > kLargeBytes ? large_ : small_;
 }
@@ -293,6 +317,7 @@ void Catalogue::ask_for(const Entry& entry) {
                 .path = watch_.path_of(entry.key),
                 .polite = host_.serving(),
                 .urgent = entry.wanted});
+  need_tick();
 }
 
 void Catalogue::on_compiled(const CompileJob& job, const shared::Message& message) {
@@ -509,6 +534,7 @@ void Catalogue::reap() {
       lane->on_exit(status);
     }
   }
+  tell_memory();
   for (auto& [key, entry] : entries_) {
     drop_the_dead(entry);
   }
@@ -545,6 +571,7 @@ void Catalogue::on_tick() {
   if (more) {
     need_tick();
   }
+  tell_memory();
 }
 
 void Catalogue::limit_disk() {

@@ -3,9 +3,11 @@
 #include <sys/epoll.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <csignal>
+#include <fstream>
 #include <utility>
 
 #include "shared/boot.hpp"
@@ -68,8 +70,29 @@ void Compiles::request(CompileJob job) {
   start_next();
 }
 
+// Whether the next one has to.
+bool Compiles::wait_for_room() {
+  constexpr base::Duration kLook = std::chrono::milliseconds(250);
+  constexpr base::Duration kWaitMax = std::chrono::minutes(1);
+  const base::Time now = base::Clock::now();
+  if (!room_ || room_() >= kRoomMin) {
+    waits_since_ = base::kNever;
+    return false;
+  }
+  if (waits_since_ == base::kNever) {
+    waits_since_ = now;
+  }
+  if (now - waits_since_ > kWaitMax) {
+    waits_since_ = base::kNever;
+    return false;
+  }
+  loop_.wheel().arm(room_timer_, now + kLook);
+  return true;
+}
+
 void Compiles::start_next() {
-  while (pid_ == 0 && !jobs_.empty()) {
+  while (pid_ == 0 && !jobs_.empty() && !wait_for_room()) {
+    answered_ = false;
     auto started = start(jobs_.front());
     if (!started) {
       close_channel();
@@ -83,6 +106,9 @@ base::Result<void> Compiles::start(const CompileJob& job) {
   MIK_TRY_ASSIGN(auto channels, shared::Channel::pair());
   shared::ChildPlan child = shared::plan_compile(job.module, channels.second.fd(), settings_);
   data_limit_ = std::max(limits_.data_floor, limits_.data_per_byte * file_size(job.path));
+  if (room_) {
+    data_limit_ = std::min(data_limit_, std::max(room_(), kRoomMin));
+  }
   const SpawnPlan plan{
       .executable = executable_,
       .arguments = std::move(child.arguments),
@@ -95,12 +121,24 @@ base::Result<void> Compiles::start(const CompileJob& job) {
                  limit_of(RLIMIT_DATA, data_limit_, data_limit_), limit_of(RLIMIT_CORE, 0, 0)},
       .dies_with_parent = true};
   channel_ = std::move(channels.first);
-  answered_ = false;
   out_of_time_ = false;
   MIK_TRY(loop_.watch_level(channel_.fd(), EPOLLIN, *this));
   MIK_TRY_ASSIGN(pid_, spawn(plan));
   loop_.wheel().arm(wall_timer_, base::Clock::now() + limits_.wall);
   return {};
+}
+
+std::uint64_t Compiles::memory_bytes() const {
+  if (pid_ <= 0) {
+    return 0;
+  }
+  // Pages: size, resident, of these shared with files.
+  std::ifstream statm("/proc/" + std::to_string(pid_) + "/statm");
+  std::uint64_t size = 0;
+  std::uint64_t resident = 0;
+  std::uint64_t shared = 0;
+  statm >> size >> resident >> shared;
+  return (resident - std::min(resident, shared)) * static_cast<std::uint64_t>(::getpagesize());
 }
 
 void Compiles::on_io(std::uint32_t /*events*/) {
@@ -187,6 +225,7 @@ void Compiles::on_wall_limit() {
 
 void Compiles::stop() noexcept {
   jobs_.clear();
+  room_timer_.disarm();
   answered_ = true;
   close_channel();
   if (pid_ > 0) {

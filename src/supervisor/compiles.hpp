@@ -20,7 +20,8 @@ struct CompileLimits {
   std::uint64_t cpu_seconds = 120;
   base::Duration wall = std::chrono::seconds(180);
   // RLIMIT_DATA: so many bytes for each byte of the component, and at least the floor.
-  std::uint64_t data_per_byte = 32;
+  // Code takes about 85, most components are half data.
+  std::uint64_t data_per_byte = 96;
   std::uint64_t data_floor = 1ull << 30;
   std::size_t queue_max = 8192;  // a module waits once
 };
@@ -39,6 +40,8 @@ struct CompileJob {
   }
 };
 
+inline constexpr std::uint64_t kRoomMin = 128u << 20;
+
 class Compiles final : public net::IoHandler {
  public:
   // Is given one Compiled or CompileFailed for each module that was asked for.
@@ -54,6 +57,11 @@ class Compiles final : public net::IoHandler {
   bool running() const noexcept { return pid_ > 0; }
   // For children from now on; borrowed.
   void set_settings(int settings) noexcept { settings_ = settings; }
+  // What the memory budget leaves for a child that starts now; without one there is no bound. A
+  // child that would get less than kRoomMin waits, up to a minute.
+  void set_room(std::function<std::uint64_t()> room) { room_ = std::move(room); }
+  // What the child takes now.
+  std::uint64_t memory_bytes() const;
   pid_t pid() const noexcept { return pid_; }
   void on_exit(int wait_status);
   // Kills the child and forgets the queue: a drain. Nobody is answered.
@@ -63,6 +71,7 @@ class Compiles final : public net::IoHandler {
 
  private:
   void start_next();
+  bool wait_for_room();
   base::Result<void> start(const CompileJob& job);
   bool take_answer();
   void finish_job(const shared::Message& message);
@@ -81,6 +90,9 @@ class Compiles final : public net::IoHandler {
   bool out_of_time_ = false;
   std::uint64_t data_limit_ = 0;
   shared::Channel channel_;
+  std::function<std::uint64_t()> room_;
+  base::Time waits_since_ = base::kNever;
+  net::Timer room_timer_ = net::Timer::of<&Compiles::start_next>(this);
   net::Timer wall_timer_ = net::Timer::of<&Compiles::on_wall_limit>(this);
 };
 

@@ -149,6 +149,30 @@ TEST_F(CompilesTest, TheQueueIsBounded) {
   EXPECT_EQ(answers_.size(), 3u);
 }
 
+TEST_F(CompilesTest, AChildWaitsForRoom) {
+  make();
+  std::uint64_t room = kRoomMin - 1;
+  int looks = 0;
+  compiles_->set_room([&] {
+    looks += 1;
+    return room;
+  });
+  request("a:ok");
+  const base::Time until = base::Clock::now() + 20s;
+  while (looks < 3 && base::Clock::now() < until) {
+    loop_->run_once(1s);
+  }
+  EXPECT_FALSE(compiles_->running());
+  room = 1ull << 60;
+  while (!compiles_->running() && base::Clock::now() < until) {
+    loop_->run_once(1s);
+  }
+  EXPECT_GT(compiles_->memory_bytes(), 0u);
+  run();
+  EXPECT_EQ(answers_.size(), 1u);
+  EXPECT_EQ(compiles_->memory_bytes(), 0u);
+}
+
 TEST_F(CompilesTest, StopKillsTheChildAndAnswersNobody) {
   make();
   request("a:wall");
