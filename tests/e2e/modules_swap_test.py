@@ -153,7 +153,7 @@ class SwapTest(SwapCase):
             for text in texts[1:]:
                 folder.rename("app", saying(text))
                 watcher.wait_for(text)
-            self.assertGreaterEqual(len(server.find_log(NEW)), len(texts) - 1)
+            wait_until(lambda: len(server.find_log(NEW)) == len(texts) - 1, 10, "a log line for each version")
         self.assert_in_order(watcher, texts)
         self.assert_in_order(other, ["Hello, World!"])
 
