@@ -3,7 +3,6 @@
 #include <sys/wait.h>
 
 #include <algorithm>
-#include <limits>
 #include <utility>
 
 #include "supervisor/artefact_limit.hpp"
@@ -16,7 +15,7 @@ namespace {
 constexpr std::uint64_t kLargeBytes = 4u << 20;
 // A worker that says nothing for so long is not waited for.
 constexpr base::Duration kPrepareMax = std::chrono::seconds(10);
-constexpr base::Duration kTick = std::chrono::milliseconds(100);
+constexpr base::Duration kTick = std::chrono::milliseconds(500);
 constexpr base::Duration kRetryFirst = std::chrono::seconds(5);
 constexpr base::Duration kRetryMax = std::chrono::minutes(10);
 // A worker may have read a file before it changed, and tell of it afterwards.
@@ -44,26 +43,22 @@ Catalogue::Catalogue(net::Loop& loop, shared::Segment& segment, CatalogueHost& h
       segment_(segment),
       table_(segment.modules()),
       host_(host),
-      small_(loop, executable, -1, limits,
+      small_(loop, &segment, executable, limits,
              [this](const CompileJob& job, const shared::Message& message) {
                on_compiled(job, message);
              }),
-      large_(loop, executable, -1, limits,
+      large_(loop, &segment, executable, limits,
              [this](const CompileJob& job, const shared::Message& message) {
                on_compiled(job, message);
              }),
-      watch_(loop, *this) {
-  for (Compiles* lane : {&small_, &large_}) {
-    lane->set_room([this] { return room(); });
-  }
-}
+      watch_(loop, *this) {}
 
 // --- Files ------------------------------------------------------------------------------------
 
 base::Result<void> Catalogue::start(const config::Settings& settings, int block) {
   settings_ = settings;
-  small_.set_settings(block);
-  large_.set_settings(block);
+  small_.set_settings(block, settings_.memory_budget_bytes);
+  large_.set_settings(block, settings_.memory_budget_bytes);
   watch_.start(settings_);
   if (settings_.single_component()) {
     // Row 0, whether there is a file or not: the worker says what is wrong with it.
@@ -94,8 +89,8 @@ base::Result<void> Catalogue::accepts(const config::Settings& settings) const {
 
 void Catalogue::reconfigure(const config::Settings& settings, int block) {
   settings_ = settings;
-  small_.set_settings(block);
-  large_.set_settings(block);
+  small_.set_settings(block, settings_.memory_budget_bytes);
+  large_.set_settings(block, settings_.memory_budget_bytes);
   seen_.clear();
   watch_.start(settings_);
   const Inventory inventory = watch_.take_inventory();
@@ -275,25 +270,6 @@ void Catalogue::remove(Entry& entry) {
 
 // --- Compiling --------------------------------------------------------------------------------
 
-// What the memory budget leaves for a compile child.
-std::uint64_t Catalogue::room() const {
-  if (settings_.memory_budget_bytes == 0) {
-    return std::numeric_limits<std::uint64_t>::max();
-  }
-  std::uint64_t held = small_.memory_bytes() + large_.memory_bytes();
-  for (std::size_t slot = 0; slot < segment_.slots(); ++slot) {
-    held += segment_.row(slot).gauges.memory_bytes.load(std::memory_order_relaxed);
-  }
-  return settings_.memory_budget_bytes - std::min(settings_.memory_budget_bytes, held);
-}
-
-void Catalogue::tell_memory() {
-  segment_.header().compile_bytes.store(small_.memory_bytes() + large_.memory_bytes());
-  if (compiling()) {
-    need_tick();
-  }
-}
-
 Compiles& Catalogue::lane(std::uint64_t bytes) noexcept {
   return bytes > kLargeBytes ? large_ : small_;
 }
@@ -317,7 +293,6 @@ void Catalogue::ask_for(const Entry& entry) {
                 .path = watch_.path_of(entry.key),
                 .polite = host_.serving(),
                 .urgent = entry.wanted});
-  need_tick();
 }
 
 void Catalogue::on_compiled(const CompileJob& job, const shared::Message& message) {
@@ -534,7 +509,6 @@ void Catalogue::reap() {
       lane->on_exit(status);
     }
   }
-  tell_memory();
   for (auto& [key, entry] : entries_) {
     drop_the_dead(entry);
   }
@@ -571,7 +545,6 @@ void Catalogue::on_tick() {
   if (more) {
     need_tick();
   }
-  tell_memory();
 }
 
 void Catalogue::limit_disk() {

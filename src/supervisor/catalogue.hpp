@@ -94,8 +94,6 @@ class Catalogue final : public WatchEvents {
 
   Entry* add(const ModuleKey& key, const std::optional<FileId>& file);
   Entry* find(std::uint32_t row, std::uint64_t incarnation);
-  std::uint64_t room() const;
-  void tell_memory();
   Compiles& lane(std::uint64_t bytes) noexcept;
   void look(const ModuleKey& key, const std::optional<FileId>& file);
   void changed(Entry& entry);

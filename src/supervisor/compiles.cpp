@@ -3,11 +3,9 @@
 #include <sys/epoll.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <csignal>
-#include <fstream>
 #include <utility>
 
 #include "shared/boot.hpp"
@@ -24,6 +22,9 @@ std::uint64_t file_size(const std::string& path) {
              : 0;
 }
 
+// How often a child's memory is looked at, and whether there is room for the next.
+constexpr base::Duration kMemoryLook = std::chrono::milliseconds(20);
+
 ResourceLimit limit_of(int resource, std::uint64_t soft, std::uint64_t hard) {
   ResourceLimit limit;
   limit.resource = resource;
@@ -34,13 +35,13 @@ ResourceLimit limit_of(int resource, std::uint64_t soft, std::uint64_t hard) {
 
 }  // namespace
 
-Compiles::Compiles(net::Loop& loop, std::string executable, int settings, CompileLimits limits,
-                   Answer answer)
+Compiles::Compiles(net::Loop& loop, shared::Segment* segment, std::string executable,
+                   CompileLimits limits, Answer answer)
     : loop_(loop),
       executable_(std::move(executable)),
-      settings_(settings),
       limits_(limits),
-      answer_(std::move(answer)) {}
+      answer_(std::move(answer)),
+      memory_(segment) {}
 
 Compiles::~Compiles() { close_channel(); }
 
@@ -70,28 +71,11 @@ void Compiles::request(CompileJob job) {
   start_next();
 }
 
-// Whether the next one has to.
-bool Compiles::wait_for_room() {
-  constexpr base::Duration kLook = std::chrono::milliseconds(250);
-  constexpr base::Duration kWaitMax = std::chrono::minutes(1);
-  const base::Time now = base::Clock::now();
-  if (!room_ || room_() >= kRoomMin) {
-    waits_since_ = base::kNever;
-    return false;
-  }
-  if (waits_since_ == base::kNever) {
-    waits_since_ = now;
-  }
-  if (now - waits_since_ > kWaitMax) {
-    waits_since_ = base::kNever;
-    return false;
-  }
-  loop_.wheel().arm(room_timer_, now + kLook);
-  return true;
-}
-
 void Compiles::start_next() {
-  while (pid_ == 0 && !jobs_.empty() && !wait_for_room()) {
+  while (pid_ == 0 && !jobs_.empty()) {
+    if (!memory_is_there()) {
+      return;
+    }
     answered_ = false;
     auto started = start(jobs_.front());
     if (!started) {
@@ -102,13 +86,48 @@ void Compiles::start_next() {
   }
 }
 
+// False: the first job waits for memory. One that has waited too long is answered.
+bool Compiles::memory_is_there() {
+  if (memory_.reserve(file_size(jobs_.front().path))) {
+    waits_until_ = base::kNever;
+    return true;
+  }
+  const base::Time now = base::Clock::now();
+  if (waits_until_ == base::kNever) {
+    waits_until_ = now + limits_.memory_wait;
+  }
+  if (now < waits_until_) {
+    loop_.wheel().arm(memory_timer_, now + kMemoryLook);
+    return false;
+  }
+  waits_until_ = base::kNever;
+  answered_ = false;
+  finish_job(
+      shared::CompileFailed{base::ErrorCode::kOverload,
+                            "no memory to compile in: guests hold the budget (memory_budget_mb)",
+                            {}});
+  jobs_.pop_front();
+  memory_.release();
+  return !jobs_.empty() && memory_is_there();
+}
+
+void Compiles::on_memory() {
+  if (pid_ == 0) {
+    start_next();
+    return;
+  }
+  if (!memory_.look(pid_)) {
+    out_of_memory_ = true;
+    ::kill(pid_, SIGKILL);
+    return;
+  }
+  loop_.wheel().arm(memory_timer_, base::Clock::now() + kMemoryLook);
+}
+
 base::Result<void> Compiles::start(const CompileJob& job) {
   MIK_TRY_ASSIGN(auto channels, shared::Channel::pair());
   shared::ChildPlan child = shared::plan_compile(job.module, channels.second.fd(), settings_);
   data_limit_ = std::max(limits_.data_floor, limits_.data_per_byte * file_size(job.path));
-  if (room_) {
-    data_limit_ = std::min(data_limit_, std::max(room_(), kRoomMin));
-  }
   const SpawnPlan plan{
       .executable = executable_,
       .arguments = std::move(child.arguments),
@@ -122,23 +141,14 @@ base::Result<void> Compiles::start(const CompileJob& job) {
       .dies_with_parent = true};
   channel_ = std::move(channels.first);
   out_of_time_ = false;
+  out_of_memory_ = false;
   MIK_TRY(loop_.watch_level(channel_.fd(), EPOLLIN, *this));
   MIK_TRY_ASSIGN(pid_, spawn(plan));
   loop_.wheel().arm(wall_timer_, base::Clock::now() + limits_.wall);
-  return {};
-}
-
-std::uint64_t Compiles::memory_bytes() const {
-  if (pid_ <= 0) {
-    return 0;
+  if (memory_.bounded()) {
+    loop_.wheel().arm(memory_timer_, base::Clock::now() + kMemoryLook);
   }
-  // Pages: size, resident, of these shared with files.
-  std::ifstream statm("/proc/" + std::to_string(pid_) + "/statm");
-  std::uint64_t size = 0;
-  std::uint64_t resident = 0;
-  std::uint64_t shared = 0;
-  statm >> size >> resident >> shared;
-  return (resident - std::min(resident, shared)) * static_cast<std::uint64_t>(::getpagesize());
+  return {};
 }
 
 void Compiles::on_io(std::uint32_t /*events*/) {
@@ -173,6 +183,8 @@ void Compiles::finish_job(const shared::Message& message) {
 void Compiles::on_exit(int wait_status) {
   pid_ = 0;
   wall_timer_.disarm();
+  memory_timer_.disarm();
+  memory_.release();
   if (jobs_.empty()) {
     return;  // stopped
   }
@@ -195,6 +207,11 @@ shared::CompileFailed Compiles::explain(int wait_status) const {
     const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(limits_.wall).count();
     return failed(base::ErrorCode::kTimeout, "the compilation took longer than " +
                                                  std::to_string(seconds) + " s and was stopped");
+  }
+  if (out_of_memory_) {
+    return failed(base::ErrorCode::kOverload, "the compilation needed more than the " +
+                                                  std::to_string(memory_.budget_bytes() >> 20) +
+                                                  " MiB of memory_budget_mb and was stopped");
   }
   if (signal == SIGXCPU) {
     return failed(base::ErrorCode::kTimeout, "the compilation used more than " +
@@ -225,7 +242,7 @@ void Compiles::on_wall_limit() {
 
 void Compiles::stop() noexcept {
   jobs_.clear();
-  room_timer_.disarm();
+  memory_timer_.disarm();
   answered_ = true;
   close_channel();
   if (pid_ > 0) {

@@ -13,6 +13,8 @@
 #include "base/time.hpp"
 #include "net/loop.hpp"
 #include "shared/control.hpp"
+#include "shared/segment.hpp"
+#include "supervisor/compile_memory.hpp"
 
 namespace mik::supervisor {
 
@@ -20,10 +22,12 @@ struct CompileLimits {
   std::uint64_t cpu_seconds = 120;
   base::Duration wall = std::chrono::seconds(180);
   // RLIMIT_DATA: so many bytes for each byte of the component, and at least the floor.
-  // Code takes about 85, most components are half data.
+  // Code takes about 85.
   std::uint64_t data_per_byte = 96;
   std::uint64_t data_floor = 1ull << 30;
   std::size_t queue_max = 8192;  // a module waits once
+  // How long a compilation waits for guests to give memory back.
+  base::Duration memory_wait = std::chrono::seconds(30);
 };
 
 // A module's compilation.
@@ -40,13 +44,12 @@ struct CompileJob {
   }
 };
 
-inline constexpr std::uint64_t kRoomMin = 128u << 20;
-
 class Compiles final : public net::IoHandler {
  public:
   // Is given one Compiled or CompileFailed for each module that was asked for.
   using Answer = std::function<void(const CompileJob& job, const shared::Message& message)>;
-  Compiles(net::Loop& loop, std::string executable, int settings, CompileLimits limits,
+  // `segment`: where what they take of the memory budget is told; null: nowhere.
+  Compiles(net::Loop& loop, shared::Segment* segment, std::string executable, CompileLimits limits,
            Answer answer);
   ~Compiles() override;
   Compiles(const Compiles&) = delete;
@@ -55,13 +58,12 @@ class Compiles final : public net::IoHandler {
   // Once for each module; asked again, it may become urgent.
   void request(CompileJob job);
   bool running() const noexcept { return pid_ > 0; }
-  // For children from now on; borrowed.
-  void set_settings(int settings) noexcept { settings_ = settings; }
-  // What the memory budget leaves for a child that starts now; without one there is no bound. A
-  // child that would get less than kRoomMin waits, up to a minute.
-  void set_room(std::function<std::uint64_t()> room) { room_ = std::move(room); }
-  // What the child takes now.
-  std::uint64_t memory_bytes() const;
+  // For children from now on: their settings, borrowed, and the budget that they share with guests
+  // (0: none).
+  void set_settings(int settings, std::uint64_t memory_budget_bytes) noexcept {
+    settings_ = settings;
+    memory_.set_budget(memory_budget_bytes);
+  }
   pid_t pid() const noexcept { return pid_; }
   void on_exit(int wait_status);
   // Kills the child and forgets the queue: a drain. Nobody is answered.
@@ -71,28 +73,30 @@ class Compiles final : public net::IoHandler {
 
  private:
   void start_next();
-  bool wait_for_room();
   base::Result<void> start(const CompileJob& job);
   bool take_answer();
   void finish_job(const shared::Message& message);
   void on_wall_limit();
+  bool memory_is_there();
+  void on_memory();
   shared::CompileFailed explain(int wait_status) const;
   void close_channel() noexcept;
 
   net::Loop& loop_;
   std::string executable_;
-  int settings_;
+  int settings_ = -1;
   CompileLimits limits_;
   Answer answer_;
   std::deque<CompileJob> jobs_;  // the first is being compiled when pid_ is set
   pid_t pid_ = 0;
   bool answered_ = false;
   bool out_of_time_ = false;
+  bool out_of_memory_ = false;
   std::uint64_t data_limit_ = 0;
+  CompileMemory memory_;
+  base::Time waits_until_ = base::kNever;  // for memory
   shared::Channel channel_;
-  std::function<std::uint64_t()> room_;
-  base::Time waits_since_ = base::kNever;
-  net::Timer room_timer_ = net::Timer::of<&Compiles::start_next>(this);
+  net::Timer memory_timer_ = net::Timer::of<&Compiles::on_memory>(this);
   net::Timer wall_timer_ = net::Timer::of<&Compiles::on_wall_limit>(this);
 };
 

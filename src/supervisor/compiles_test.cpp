@@ -30,13 +30,16 @@ class CompilesTest : public testing::Test {
   std::vector<Answer> answers_;
   std::vector<pid_t> children_;
 
-  void make(CompileLimits limits = {}) {
+  shared::Segment segment_ = shared::Segment::create(1, 1, 1).value();
+
+  void make(CompileLimits limits = {}, std::uint64_t memory_budget_bytes = 0) {
     limits.data_floor = kDataFloor;
     compiles_ =
-        std::make_unique<Compiles>(*loop_, "/proc/self/exe", settings_.get(), limits,
+        std::make_unique<Compiles>(*loop_, &segment_, "/proc/self/exe", limits,
                                    [this](const CompileJob& job, const shared::Message& message) {
                                      answers_.push_back({job, message});
                                    });
+    compiles_->set_settings(settings_.get(), memory_budget_bytes);
   }
   void request(const std::string& module, bool urgent = false) {
     compiles_->request({.row = static_cast<std::uint32_t>(module[0]),
@@ -74,6 +77,53 @@ TEST_F(CompilesTest, OneChildAndOneAnswerHoweverManyAsk) {
   ASSERT_EQ(answers_.size(), 1u);
   EXPECT_EQ(answers_[0].job.module, "compile:ok");
   EXPECT_EQ(std::get<shared::Compiled>(answers_[0].message), (shared::Compiled{{}, 7}));
+}
+
+// Guests and compilations have one memory budget.
+TEST_F(CompilesTest, WaitsUntilGuestsLeaveMemoryAndKeepsThemFromTakingMore) {
+  make({}, 64 << 20);
+  segment_.row(0).gauges.memory_bytes.store(60 << 20);
+  request("a:ok");
+  for (int i = 0; i < 5; ++i) {
+    loop_->run_once(30ms);
+  }
+  EXPECT_FALSE(compiles_->running());
+  EXPECT_EQ(segment_.header().compile_bytes.load(), 32u << 20);
+  segment_.row(0).gauges.memory_bytes.store(30 << 20);
+  while (!compiles_->running() && answers_.empty()) {
+    loop_->run_once(30ms);
+  }
+  run();
+  ASSERT_EQ(answers_.size(), 1u);
+  EXPECT_TRUE(std::holds_alternative<shared::Compiled>(answers_[0].message));
+  EXPECT_EQ(segment_.header().compile_bytes.load(), 0u);
+}
+
+TEST_F(CompilesTest, WhoWaitsForMemoryTooLongIsAnswered) {
+  CompileLimits limits;
+  limits.memory_wait = 10ms;
+  make(limits, 64 << 20);
+  segment_.row(0).gauges.memory_bytes.store(64 << 20);
+  request("a:ok");
+  request("b:ok");
+  const base::Time until = base::Clock::now() + 20s;
+  while (answers_.size() < 2 && base::Clock::now() < until) {
+    loop_->run_once(30ms);
+  }
+  ASSERT_EQ(answers_.size(), 2u);
+  EXPECT_EQ(std::get<shared::CompileFailed>(answers_[1].message).code, base::ErrorCode::kOverload);
+  EXPECT_EQ(segment_.header().compile_bytes.load(), 0u);
+}
+
+TEST_F(CompilesTest, AChildThatNeedsMoreThanTheBudgetIsStopped) {
+  make({}, 1 << 20);  // less than any process has
+  request("a:wall");
+  run();
+  ASSERT_EQ(answers_.size(), 1u);
+  const auto& failed = std::get<shared::CompileFailed>(answers_[0].message);
+  EXPECT_EQ(failed.code, base::ErrorCode::kOverload);
+  EXPECT_NE(failed.text.find("memory_budget_mb"), std::string::npos) << failed.text;
+  EXPECT_EQ(segment_.header().compile_bytes.load(), 0u);
 }
 
 TEST_F(CompilesTest, OthersWaitTheirTurn) {
@@ -147,30 +197,6 @@ TEST_F(CompilesTest, TheQueueIsBounded) {
   EXPECT_EQ(std::get<shared::CompileFailed>(answers_[0].message).code, base::ErrorCode::kOverload);
   run();
   EXPECT_EQ(answers_.size(), 3u);
-}
-
-TEST_F(CompilesTest, AChildWaitsForRoom) {
-  make();
-  std::uint64_t room = kRoomMin - 1;
-  int looks = 0;
-  compiles_->set_room([&] {
-    looks += 1;
-    return room;
-  });
-  request("a:ok");
-  const base::Time until = base::Clock::now() + 20s;
-  while (looks < 3 && base::Clock::now() < until) {
-    loop_->run_once(1s);
-  }
-  EXPECT_FALSE(compiles_->running());
-  room = 1ull << 60;
-  while (!compiles_->running() && base::Clock::now() < until) {
-    loop_->run_once(1s);
-  }
-  EXPECT_GT(compiles_->memory_bytes(), 0u);
-  run();
-  EXPECT_EQ(answers_.size(), 1u);
-  EXPECT_EQ(compiles_->memory_bytes(), 0u);
 }
 
 TEST_F(CompilesTest, StopKillsTheChildAndAnswersNobody) {
