@@ -56,6 +56,7 @@ void add_server(Cases& cases) {
   server("user_modules", "\"users\"",
          [](const Settings& s) { return s.user_modules_dir.ends_with("/users"); });
   server("static", "\"web\"", [](const Settings& s) { return s.static_dir.ends_with("/web"); });
+  server("compression", "false", [](const Settings& s) { return !s.compression; });
   server("scripts", "\"js\"", [](const Settings& s) { return s.scripts_dir.ends_with("/js"); });
   server("root", "\"api\"", [](const Settings& s) { return s.root == "api"; });
   server("cache_size", "7", [](const Settings& s) { return s.cache_size == 7; });

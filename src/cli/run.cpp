@@ -88,6 +88,9 @@ class Narrator final : public supervisor::Observer {
     if (!settings_.user_modules_dir.empty()) {
       fmt::print("Routes: /tenant/<tenant>/<module>/* -> <tenant>/<module>.wasm\n");
     }
+    if (!settings_.static_dir.empty()) {
+      fmt::print("Routes: /static/* -> static files\n");
+    }
     fmt::print("Health: /health\nMetrics: /metrics\n\n");
     std::fflush(stdout);
   }

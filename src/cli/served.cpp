@@ -105,6 +105,9 @@ std::vector<std::string> missing_names(const config::Settings& settings) {
     out.push_back(
         fmt::format("server.user_modules: no such folder yet: {}", settings.user_modules_dir));
   }
+  if (!settings.static_dir.empty() && !fs::is_directory(settings.static_dir, ignored)) {
+    out.push_back(fmt::format("server.static: no such folder yet: {}", settings.static_dir));
+  }
   return out;
 }
 

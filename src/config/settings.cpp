@@ -206,6 +206,7 @@ void visit(Archive& archive, Value& s) {
   archive(s.modules_dir);
   archive(s.user_modules_dir);
   archive(s.static_dir);
+  archive(s.compression);
   archive(s.scripts_dir);
   archive(s.root);
   archive(s.routes);

@@ -105,6 +105,7 @@ struct Settings {
   std::string modules_dir;
   std::string user_modules_dir;
   std::string static_dir;
+  bool compression = true;
   std::string scripts_dir;
   std::string root;  // the module that answers paths which nothing else claims
   std::vector<RouteSettings> routes;

@@ -9,6 +9,7 @@
 
 #include "config/settings.hpp"
 #include "engine/engine.hpp"
+#include "http/compression.hpp"
 #include "http/forwarded.hpp"
 #include "http/message.hpp"
 #include "net/loop.hpp"
@@ -16,6 +17,10 @@
 #include "shared/segment.hpp"
 #include "telemetry/log.hpp"
 #include "telemetry/trace_context.hpp"
+
+namespace mik::files {
+class StaticFiles;
+}
 
 namespace mik::runtime {
 
@@ -45,6 +50,8 @@ struct Context {
   Outbound* outbound = nullptr;
   ModuleCache* modules = nullptr;
   Gate* gate = nullptr;
+  http::Compression* compression = nullptr;
+  files::StaticFiles* files = nullptr;  // stays null without a folder
 
   // What is served is there: the table is read, and a single component loaded.
   bool ready = false;

@@ -74,6 +74,7 @@ void GuestExchange::begin(http::Exchange& exchange, GuestRequest request) {
       context_.random);
   request_id_ = telemetry::make_uuid(context_.random);
   method_ = head.method;
+  accepted_ = context_.compression->accepted(head.fields);
   path_ = head.path_query.substr(0, head.path_query.find('?'));
   client_ = request.from.client;
   https_ = request.from.scheme == http::ForwardedScheme::kNotSaid
@@ -444,7 +445,7 @@ void GuestExchange::finish_run(engine::Events events) {
     }
   }
   if (events.head()) {
-    send_head();
+    send_head(events.end());
   }
   ended_ = ended_ || events.end();
   if (events.abort()) {
@@ -466,7 +467,19 @@ void GuestExchange::finish_run(engine::Events events) {
   }
 }
 
-void GuestExchange::send_head() {
+// Of a body that is here as a whole; nothing when it is a long one.
+std::optional<std::uint64_t> GuestExchange::content_shown() {
+  std::array<iovec, 8> pieces;
+  const std::size_t count = context_.guests->peek(id_, std::span<iovec>(pieces));
+  std::uint64_t total = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    total += pieces[i].iov_len;
+  }
+  return count < pieces.size() ? std::optional(total) : std::nullopt;
+}
+
+// `whole`: so is the body.
+void GuestExchange::send_head(bool whole) {
   const engine::Response response = context_.guests->response_head(id_);
   deadline_timer_.disarm();
   deadline_ = base::kNever;
@@ -491,11 +504,20 @@ void GuestExchange::send_head() {
   if (!module_->handler.empty()) {
     fields.push_back({"X-Mik-Handler", module_->handler});
   }
+  std::optional<std::uint64_t> length;
+  if (response.has_content_length) {
+    length = response.content_length;
+  }
+  std::optional<std::uint64_t> known = length.has_value() || !whole ? length : content_shown();
+  const http::Coding coding =
+      context_.compression->prepare(accepted_, response.status, fields, known);
   http::ResponseHead head;
   head.status = response.status;
   head.fields = fields;
-  if (response.has_content_length) {
-    head.content_length = response.content_length;
+  if (coding == http::Coding::kIdentity) {
+    head.content_length = length;
+  } else if (method_ != "HEAD") {
+    context_.compression->attach(*exchange_, *this, coding);
   }
   status_ = head.status;
   context_.gate->on_answer(elapsed);

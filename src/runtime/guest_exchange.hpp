@@ -119,7 +119,8 @@ class GuestExchange final : public http::ExchangeHandler,
   void stop_waiting();
   void forget_saved();
   void save(const http::RequestHead& head, std::string_view path_query);
-  void send_head();
+  void send_head(bool whole);
+  std::optional<std::uint64_t> content_shown();
   void send_failure(engine::RequestFailure failure);
   void answer(int status, std::string_view detail, std::uint32_t retry_after_secs = 0);
   void finish_run(engine::Events events);
@@ -165,6 +166,7 @@ class GuestExchange final : public http::ExchangeHandler,
 
   telemetry::TraceContext trace_;
   std::array<char, 36> request_id_{};
+  http::AcceptedCodings accepted_;  // of the client
   std::string method_;
   std::string path_;
   std::string client_;  // address

@@ -152,6 +152,7 @@ std::optional<Routed> refused_name(std::string_view what, std::string_view name,
 Router::Router(const config::Settings& settings)
     : single_(settings.single_component()),
       tenants_(!settings.user_modules_dir.empty()),
+      static_(!settings.static_dir.empty()),
       root_(single_ ? settings.component_name : settings.root) {
   for (const config::RouteSettings& route : settings.routes) {
     add(route);
@@ -255,6 +256,10 @@ Routed Router::route(std::string_view authority, std::string_view path_query,
   if ((path == "/tenant" || path.starts_with("/tenant/")) && (tenants_ || !single_)) {
     return tenant(path_query, buffer);
   }
+  const bool in_static = path.starts_with("/static/");
+  if (in_static && static_) {
+    return built_in(To::kStatic);
+  }
   if (path.starts_with("/_mik/")) {
     return built_in(To::kGateway);
   }
@@ -273,7 +278,7 @@ Routed Router::route(std::string_view authority, std::string_view path_query,
     return routed;
   }
   if (root_.empty()) {
-    return problem(404, kNothingHere);
+    return problem(404, in_static ? "Static file serving not enabled" : kNothingHere);
   }
   routed.module = root_;
   return routed;

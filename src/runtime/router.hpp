@@ -24,6 +24,7 @@ struct Routed {
     kMetrics,
     kGateway,  // "/_mik/..."
     kOpenApi,  // "/openapi/..."
+    kStatic,   // "/static/..."
     kServer,   // "*": OPTIONS of the server itself
   };
   To to = To::kProblem;
@@ -76,6 +77,7 @@ class Router {
 
   bool single_ = false;
   bool tenants_ = false;
+  bool static_ = false;
   std::string root_;              // empty: nothing answers what no rule claims
   std::vector<HostRules> exact_;  // sorted by host
   std::vector<HostRules> wild_;   // sorted by host

@@ -1,6 +1,6 @@
 // The router against a plain reading of its rules. Input: lines; authority, path and query, then
-// what is configured: "s" a single component, "t" tenants, "r" a root, and routes as
-// "host path module [strip]".
+// what is configured: "s" a single component, "t" tenants, "f" static files, "r" a root, and routes
+// as "host path module [strip]".
 #include "runtime/router.hpp"
 
 #include <algorithm>
@@ -170,6 +170,8 @@ config::Settings configuration(const Strings& lines) {
       settings.component_name = "app";
     } else if (lines[i] == "t") {
       settings.user_modules_dir = "/t";
+    } else if (lines[i] == "f") {
+      settings.static_dir = "/f";
     } else if (lines[i] == "r") {
       settings.root = "root";
     } else if (words.size() >= 3 && words[1].starts_with('/') &&
@@ -201,13 +203,17 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
       require(got.to == Routed::To::kServer
                   ? lines[1] == "*"
                   : lines[1].starts_with("/health") || lines[1].starts_with("/metrics") ||
-                        lines[1].starts_with("/_mik/") || lines[1].starts_with("/openapi/"),
+                        lines[1].starts_with("/_mik/") || lines[1].starts_with("/openapi/") ||
+                        (lines[1].starts_with("/static/") && !settings.static_dir.empty()),
               "a built-in endpoint where none is");
       return 0;
   }
   if (!lines[1].starts_with('/')) {  // the parser lets nothing else through but "*" and nothing
     return 0;
   }
+  require(settings.static_dir.empty() || !lines[1].starts_with("/static/") ||
+              (got.to == Routed::To::kProblem && got.status == 414),
+          "static files");
   const Answer want = expected(settings, host_of(lines[0]), lines[1]);
   require((got.to == Routed::To::kModule) == want.module, "module or not");
   if (want.module) {

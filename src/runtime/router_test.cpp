@@ -59,6 +59,22 @@ TEST(Router, BuiltInPathsWin) {
   }
 }
 
+TEST(Router, StaticFilesWhereTheyAreConfigured) {
+  for (config::Settings settings : {single(), folder()}) {
+    settings.root = "root";
+    settings.routes.push_back({.host = "", .path = "/static/", .tenant = "", .module = "other"});
+    EXPECT_EQ(Found(settings, "/static/a").target(), "other");
+    settings.static_dir = "/srv/web";
+    EXPECT_EQ(Found(settings, "/static/a?b").routed.to, To::kStatic);
+    EXPECT_EQ(Found(settings, "/static/").routed.to, To::kStatic);
+    EXPECT_EQ(Found(settings, "/statics/a").routed.to, To::kModule);
+    EXPECT_EQ(Found(settings, "/static").target(), "other");
+  }
+  const Found none(folder(), "/static/a");
+  EXPECT_EQ(none.routed.status, 404);
+  EXPECT_EQ(none.text, "Static file serving not enabled");
+}
+
 TEST(Router, ASingleComponentAnswersTheRest) {
   for (const char* path : {"/", "/health/", "/healthy", "/metrics/", "/runs", "//health",
                            "/a?/health", "/tenant/a/b/c", "/tenant", "/static/x", "/_mik"}) {

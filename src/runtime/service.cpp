@@ -8,6 +8,7 @@
 #include <array>
 #include <cstdlib>
 #include <optional>
+#include <system_error>
 #include <utility>
 
 #include <fmt/format.h>
@@ -74,6 +75,9 @@ void Service::on_request(http::Exchange& exchange) {
       return;
     case Routed::To::kProblem:
       problem(exchange, to.status, to.text);
+      return;
+    case Routed::To::kStatic:
+      static_file(exchange);
       return;
     case Routed::To::kGateway:
     case Routed::To::kOpenApi:
@@ -243,12 +247,9 @@ void Service::send(http::Exchange& exchange, const Answer& answer) {
   }
   fields.push_back({"X-Request-ID", telemetry::view(id)});
   fields.push_back({"traceparent", telemetry::view(traceparent)});
-  http::ResponseHead head;
-  head.status = answer.status;
-  head.fields = fields;
-  head.content_length = answer.body.size();
   context_.segment.count_response(context_.slot, answer.status, {});
-  exchange.respond(head, answer.body);
+  context_.compression->respond(exchange, context_.compression->accepted(exchange.head().fields),
+                                answer.status, fields, answer.body);
 }
 
 void Service::problem(http::Exchange& exchange, int status, std::string_view detail,
@@ -261,6 +262,36 @@ void Service::problem(http::Exchange& exchange, int status, std::string_view det
   answer.retry_after_secs = retry_after_secs != 0 ? retry_after_secs : status == 503 ? 1 : 0;
   answer.allow = status == 405;
   send(exchange, answer);
+}
+
+void Service::static_file(http::Exchange& exchange) {
+  const http::RequestHead& head = exchange.head();
+  const auto id = telemetry::make_uuid(context_.random);
+  const http::Field* parent = http::find_field(head.fields, "traceparent");
+  const auto traceparent = telemetry::format_traceparent(telemetry::child_of(
+      parent == nullptr ? std::nullopt : telemetry::parse_traceparent(parent->value),
+      context_.random));
+  const std::array<http::Field, 2> own = {
+      {{"X-Request-ID", telemetry::view(id)}, {"traceparent", telemetry::view(traceparent)}}};
+  context_.files->serve(exchange, {.method = head.method,
+                                   .path_query = head.path_query,
+                                   .fields = head.fields,
+                                   .answer_fields = own});
+}
+
+void Service::on_static_answer(int status) {
+  context_.segment.count_response(context_.slot, status, {});
+}
+
+std::string_view Service::problem(int status, std::string_view detail) {
+  write_problem(context_.text, status, detail);
+  return context_.text;
+}
+
+void Service::on_static_error(std::string_view path, int error) {
+  context_.log.line(telemetry::Level::kWarn, "Static file cannot be read")
+      .str("path", path)
+      .str("error", std::generic_category().message(error));
 }
 
 void Service::describe_failure(int status, std::string_view detail, std::string& field_lines,

@@ -6,6 +6,7 @@
 #include <string>
 #include <string_view>
 
+#include "files/static_files.hpp"
 #include "http/exchange.hpp"
 #include "runtime/answers.hpp"
 #include "runtime/context.hpp"
@@ -14,13 +15,18 @@
 
 namespace mik::runtime {
 
-class Service final : public http::Service {
+class Service final : public http::Service, public files::StaticObserver {
  public:
   Service(Context& context, GuestExchangePool& pool);
 
   void on_request(http::Exchange& exchange) override;
   void describe_failure(int status, std::string_view detail, std::string& field_lines,
                         std::string& body) override;
+
+  // files::StaticObserver
+  void on_static_answer(int status) override;
+  std::string_view problem(int status, std::string_view detail) override;
+  void on_static_error(std::string_view path, int error) override;
 
  private:
   struct Answer;
@@ -29,6 +35,7 @@ class Service final : public http::Service {
   void send(http::Exchange& exchange, const Answer& answer);
   void problem(http::Exchange& exchange, int status, std::string_view detail,
                std::uint32_t retry_after_secs = 0);
+  void static_file(http::Exchange& exchange);
   void to_module(http::Exchange& exchange, const Routed& to, const http::ForwardedView& from);
   void refuse(http::Exchange& exchange, ModuleEntry& module, int status, std::string_view detail,
               std::uint32_t retry_after_secs = 0);

@@ -192,6 +192,7 @@ class TestWorker : public ::testing::Test,
     context_.scheduler = &scheduler_;
     context_.outbound = this;
     context_.modules = &modules_;
+    context_.compression = &compression_;
     make_gate();
     context_.ready = true;
     loop_->set_hook(&scheduler_);
@@ -325,6 +326,7 @@ class TestWorker : public ::testing::Test,
   std::unique_ptr<engine::Guests> guests_ = engine::Guests::create(engine_, *this).value();
   Context context_{settings_, *loop_, segment_, 0, log_, telemetry::Random(7)};
   net::Offload offload_{*loop_, 2, 64};
+  http::Compression compression_{*loop_, offload_, http::Compression::Mode::kOn};
   TestLoader loader_{engine_};
   ModuleCache modules_{{settings_, segment_, 0, *loop_, offload_, loader_, *guests_, *this}};
   std::optional<Gate> gate_;

@@ -12,6 +12,7 @@
 #include <fmt/format.h>
 
 #include "engine/engine.hpp"
+#include "files/static_files.hpp"
 #include "http/server.hpp"
 #include "http/server_tls.hpp"
 #include "net/loop.hpp"
@@ -155,6 +156,7 @@ class Worker final : public http::ConnectionObserver,
   std::optional<engine::Ticker> ticker_;
   std::unique_ptr<engine::Guests> guests_;
   std::optional<net::Offload> offload_;
+  std::optional<http::Compression> compression_;
   std::optional<ArtefactLoader> loader_;
   std::optional<ModuleCache> modules_;
   std::optional<Gate> gate_;
@@ -163,6 +165,7 @@ class Worker final : public http::ConnectionObserver,
   std::optional<WorkerTurn> turn_;
   std::optional<GuestExchangePool> pool_;
   std::optional<Service> service_;
+  std::optional<files::StaticFiles> files_;
   std::optional<http::ServerTls> tls_;
   std::optional<http::Server> server_;
   std::optional<Acceptor> acceptor_;
@@ -247,6 +250,10 @@ base::Result<void> Worker::start_engine() {
 
 base::Result<void> Worker::start_services() {
   offload_.emplace(*loop_, kOffloadThreads, kOffloadQueue);
+  compression_.emplace(
+      *loop_, *offload_,
+      settings_.compression ? http::Compression::Mode::kOn : http::Compression::Mode::kOff);
+  context_.compression = &*compression_;
   loader_.emplace(settings_, *store_, *engine_);
   modules_.emplace(
       ModuleCache::Parts{settings_, segment_, slot_, *loop_, *offload_, *loader_, *guests_, *this});
@@ -265,6 +272,10 @@ base::Result<void> Worker::start_services() {
   loop_->set_hook(&*turn_);
   pool_.emplace(context_);
   service_.emplace(context_, *pool_);
+  if (!settings_.static_dir.empty()) {
+    files_.emplace(settings_.static_dir, *loop_, *offload_, *compression_, *service_);
+    context_.files = &*files_;
+  }
   MIK_TRY_ASSIGN(context_.trusted, http::TrustedProxies::compile(settings_.trusted_proxies));
   if (!settings_.tls_cert.empty()) {
     MIK_TRY_ASSIGN(auto tls, http::ServerTls::load({settings_.tls_cert, settings_.tls_key},
