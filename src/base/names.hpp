@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <string_view>
 
 namespace mik::base {
@@ -33,5 +34,11 @@ inline bool valid_module_name(std::string_view name) noexcept {
 
 // Well-formed UTF-8, Unicode 15 section 3.9, table 3-7: no surrogates, nothing overlong.
 bool is_utf8(std::string_view text) noexcept;
+
+// As they stand in a URL. Decoded once, as RFC 3986 section 2.1 says; what is no escape stays. Into
+// `buffer` only where needed.
+std::string_view percent_decode(std::string_view text, std::string& buffer);
+// All but RFC 3986's unreserved characters are escaped.
+std::string percent_encode(std::string_view text);
 
 }  // namespace mik::base

@@ -58,5 +58,15 @@ TEST(Names, EveryProblemHasItsSentence) {
   EXPECT_TRUE(describe(Problem::kNone).empty());
 }
 
+TEST(Names, StandInUrls) {
+  std::string buffer;
+  for (const char* name : {"api", "a b", "caf\xc3\xa9", "100%", "a/b?c#d", "-._~"}) {
+    EXPECT_EQ(percent_decode(percent_encode(name), buffer), name);
+  }
+  EXPECT_EQ(percent_encode("a b/\xc3~"), "a%20b%2F%C3~");
+  EXPECT_EQ(percent_decode("%41%6a%zz%4", buffer), "Aj%zz%4");
+  EXPECT_EQ(percent_decode("%2541", buffer), "%41") << "once";
+}
+
 }  // namespace
 }  // namespace mik::base

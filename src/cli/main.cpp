@@ -6,6 +6,7 @@
 #include <csignal>
 #include <cstdio>
 #include <exception>
+#include <memory>
 
 #include <fmt/format.h>
 
@@ -14,6 +15,7 @@
 #include "cli/health.hpp"
 #include "cli/run.hpp"
 #include "engine/engine.hpp"
+#include "gateway/gateway.hpp"
 #include "runtime/compile_child.hpp"
 #include "runtime/worker.hpp"
 #include "shared/boot.hpp"
@@ -80,12 +82,17 @@ void open_standard_streams() noexcept {
   }
 }
 
+std::unique_ptr<mik::runtime::Documents> make_documents(const mik::config::Settings& settings) {
+  return std::make_unique<mik::gateway::Gateway>(settings);
+}
+
 int enter(int argc, char** argv) {
   open_standard_streams();
   std::signal(SIGPIPE, SIG_IGN);
   if (mik::shared::is_worker(argc, argv)) {
     auto boot = mik::shared::enter_worker(argc, argv);
-    return boot.has_value() ? mik::runtime::run_worker(std::move(*boot)) : report(boot.error());
+    return boot.has_value() ? mik::runtime::run_worker(std::move(*boot), make_documents)
+                            : report(boot.error());
   }
   if (mik::shared::is_compile_child(argc, argv)) {
     auto boot = mik::shared::enter_compile_child(argc, argv);

@@ -35,7 +35,7 @@ class Narrator final : public supervisor::Observer {
       return;
     }
     for (const std::string& address : addresses) {
-      log_->line(telemetry::Level::kInfo, "Starting server on " + url(address))
+      log_->line(telemetry::Level::kInfo, said(address, addresses))
           .str("module", settings_.component_name)
           .str("modules", settings_.modules_dir)
           .num("workers", settings_.workers);
@@ -63,6 +63,11 @@ class Narrator final : public supervisor::Observer {
   }
 
  private:
+  // The last one is that of `admin`, where it is set.
+  std::string said(const std::string& address, const std::vector<std::string>& all) const {
+    const bool admin = !settings_.admin.empty() && &address == &all.back();
+    return (admin ? "Serving administration on " : "Starting server on ") + url(address);
+  }
   // A unix socket is no URL and keeps its name.
   std::string url(const std::string& address) const {
     if (address.starts_with("unix:")) {
@@ -77,7 +82,7 @@ class Narrator final : public supervisor::Observer {
                    : settings_.modules_dir,
                settings_.workers, settings_.workers == 1 ? "" : "s");
     for (const std::string& address : addresses) {
-      fmt::print("Starting server on {}\n", url(address));
+      fmt::print("{}\n", said(address, addresses));
     }
     if (one) {
       fmt::print("Routes: /run/{}/* -> component\nRoutes: /* -> component\n",

@@ -50,14 +50,15 @@ constexpr std::array kKeys = {
         "Where to listen, in place of `port`: `127.0.0.1:3000`, `[::1]:3000`, "
         "`unix:/run/mik/http.sock`. Flags, `PORT` and `HOST` win.",
         in_build, 0, 0, Check::kBind},
-    later({.section = kIn,
-           .name = "admin",
-           .type = kText,
-           .fallback = "",
-           .meaning = "Where `/metrics`, `/_mik` and verbose health are answered, and then no "
-                      "longer on the public port.",
-           .apply = text<&Settings::admin>,
-           .check = Check::kBind}),
+    Key{.section = kIn,
+        .name = "admin",
+        .type = kText,
+        .fallback = "",
+        .meaning = "Where `/metrics`, `/_mik` and verbose health are answered, and then no longer "
+                   "on the public port: `127.0.0.1:3900`, `unix:/run/mik/admin.sock`. With a key "
+                   "set they need `X-API-Key` there.",
+        .apply = text<&Settings::admin>,
+        .check = Check::kBind},
     Key{kIn, "tls_cert", kPath, "",
         "Certificate chain (PEM): HTTPS with ALPN h2 and http/1.1 on every TCP address. SIGHUP "
         "reads it again.",

@@ -24,6 +24,7 @@ class StaticFiles;
 
 namespace mik::runtime {
 
+class DocumentDesk;
 class Gate;
 class GuestExchange;
 class ModuleCache;
@@ -50,6 +51,7 @@ struct Context {
   Outbound* outbound = nullptr;
   ModuleCache* modules = nullptr;
   Gate* gate = nullptr;
+  DocumentDesk* documents = nullptr;
   http::Compression* compression = nullptr;
   files::StaticFiles* files = nullptr;  // stays null without a folder
 

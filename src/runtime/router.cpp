@@ -64,32 +64,6 @@ std::string host_key(std::string_view host) {
   return key;
 }
 
-int hex_digit(char c) noexcept {
-  if (c >= '0' && c <= '9') {
-    return c - '0';
-  }
-  const char folded = static_cast<char>(c | 0x20);
-  return folded >= 'a' && folded <= 'f' ? folded - 'a' + 10 : -1;
-}
-
-// Once, as RFC 3986 section 2.1 says; what is no escape stays. Into `buffer` only where needed.
-std::string_view percent_decode(std::string_view text, std::string& buffer) {
-  if (text.find('%') == std::string_view::npos) {
-    return text;
-  }
-  buffer.clear();
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    if (text[i] == '%' && i + 2 < text.size() && hex_digit(text[i + 1]) >= 0 &&
-        hex_digit(text[i + 2]) >= 0) {
-      buffer += static_cast<char>(hex_digit(text[i + 1]) * 16 + hex_digit(text[i + 2]));
-      i += 2;
-    } else {
-      buffer += text[i];
-    }
-  }
-  return buffer;
-}
-
 // What is left of a path and query once its prefix is off begins with '/' again.
 std::string_view as_path(std::string_view rest, RouteBuffer& buffer) {
   if (rest.starts_with('/')) {
@@ -294,7 +268,7 @@ Routed Router::run(std::string_view path_query, RouteBuffer& buffer) const {
   }
   Routed routed;
   routed.to = To::kModule;
-  routed.module = percent_decode(raw, buffer.module);
+  routed.module = base::percent_decode(raw, buffer.module);
   if (const auto refused = refused_name("module", routed.module, buffer); refused.has_value()) {
     return *refused;
   }
@@ -317,8 +291,8 @@ Routed Router::tenant(std::string_view path_query, RouteBuffer& buffer) const {
   }
   Routed routed;
   routed.to = To::kModule;
-  routed.tenant = percent_decode(raw_tenant, buffer.tenant);
-  routed.module = percent_decode(raw_module, buffer.module);
+  routed.tenant = base::percent_decode(raw_tenant, buffer.tenant);
+  routed.module = base::percent_decode(raw_module, buffer.module);
   if (const auto refused = refused_name("tenant", routed.tenant, buffer); refused.has_value()) {
     return *refused;
   }

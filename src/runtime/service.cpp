@@ -14,12 +14,15 @@
 #include <fmt/format.h>
 
 #include "base/fd.hpp"
+#include "runtime/document_desk.hpp"
 
 namespace mik::runtime {
 
 namespace {
 
 constexpr std::string_view kAllow = "GET, HEAD, OPTIONS";
+constexpr std::string_view kNothingHere = "nothing is here";
+
 std::string_view query_of(std::string_view path_query) noexcept {
   const std::size_t mark = path_query.find('?');
   return mark == std::string_view::npos ? std::string_view() : path_query.substr(mark + 1);
@@ -79,12 +82,28 @@ void Service::on_request(http::Exchange& exchange) {
     case Routed::To::kStatic:
       static_file(exchange);
       return;
+    default:
+      built_in(exchange, to, Entrance::kPublic, from.forwarded);
+  }
+}
+
+void Service::on_admin_request(http::Exchange& exchange) {
+  shared::count(context_.counters().requests);
+  const http::RequestHead& head = exchange.head();
+  const Routed to = router_.route(head.authority, head.path_query, route_buffer_);
+  switch (to.to) {
+    case Routed::To::kHealth:
+    case Routed::To::kLive:
+    case Routed::To::kReady:
+    case Routed::To::kMetrics:
     case Routed::To::kGateway:
     case Routed::To::kOpenApi:
-      problem(exchange, 404, "nothing is here");
+    case Routed::To::kServer:
+      built_in(exchange, to, Entrance::kAdmin,
+               http::forwarded(head, exchange.peer(), context_.trusted).forwarded);
       return;
     default:
-      built_in(exchange, to, from.forwarded);
+      problem(exchange, 404, kNothingHere);
   }
 }
 
@@ -174,30 +193,71 @@ bool Service::has_key(const http::RequestHead& head) const {
          ::CRYPTO_memcmp(said->value.data(), key.data(), key.size()) == 0;
 }
 
-void Service::built_in(http::Exchange& exchange, const Routed& to, bool forwarded) {
-  const std::string_view method = exchange.head().method;
-  const bool keyed = has_key(exchange.head());
-  if (to.to == Routed::To::kMetrics && forwarded && !keyed) {
-    // A proxy passes on every path: what is for operators is not for its clients.
-    problem(exchange, 404, "nothing is here");
-    return;
+// Whether it may see what is for operators. False: it was answered.
+bool Service::may_see(http::Exchange& exchange, const Routed& to, Entrance entrance,
+                      bool forwarded) {
+  const bool metrics = to.to == Routed::To::kMetrics;
+  const bool gateway = to.to == Routed::To::kGateway;
+  if (!metrics && !gateway && to.to != Routed::To::kOpenApi) {
+    return true;
   }
-  const bool draining = context_.segment.draining();
+  const bool moved =
+      entrance == Entrance::kPublic && !context_.settings.admin.empty() && (metrics || gateway);
+  const bool keyed = has_key(exchange.head());
+  // A proxy passes on every path: what is for operators is not for its clients.
+  if (moved || (forwarded && !keyed)) {
+    problem(exchange, 404, kNothingHere);
+    return false;
+  }
+  if (!keyed && !context_.settings.api_key.empty() && (gateway || entrance == Entrance::kAdmin)) {
+    problem(exchange, 401, "X-API-Key is missing or wrong");
+    return false;
+  }
+  return true;
+}
+
+// Verbose health.
+bool Service::may_see_all(const http::RequestHead& head, Entrance entrance, bool forwarded) const {
+  if (entrance == Entrance::kPublic && !context_.settings.admin.empty()) {
+    return false;
+  }
+  return has_key(head) || (context_.settings.api_key.empty() && !forwarded);
+}
+
+// GET and HEAD. False: it was answered.
+bool Service::method_fits(http::Exchange& exchange, const Routed& to) {
+  const std::string_view method = exchange.head().method;
+  Answer answer;
+  answer.allow = true;
   if (method == "OPTIONS" || to.to == Routed::To::kServer) {
-    Answer answer;
-    answer.status = draining && to.to != Routed::To::kLive ? 503 : 200;
-    answer.allow = true;
+    answer.status = context_.segment.draining() && to.to != Routed::To::kLive ? 503 : 200;
     send(exchange, answer);
-    return;
+    return false;
   }
   if (method != "GET" && method != "HEAD") {
-    Answer answer;
-    answer.status = 405;
-    answer.allow = true;
-    answer.type = kProblemType;
-    write_problem(context_.text, 405, fmt::format("{} is not allowed here", method));
-    answer.body = context_.text;
-    send(exchange, answer);
+    problem(exchange, 405, fmt::format("{} is not allowed here", method));
+    return false;
+  }
+  return true;
+}
+
+void Service::ask_desk(http::Exchange& exchange) {
+  const std::string_view path_query = exchange.head().path_query;
+  const Marks marks = make_marks(exchange.head());
+  if (context_.documents == nullptr ||
+      !context_.documents->ask(exchange, path_query.substr(0, path_query.find('?')),
+                               telemetry::view(marks.id), telemetry::view(marks.traceparent))) {
+    problem(exchange, 503, "too many ask for this at once");
+  }
+}
+
+void Service::built_in(http::Exchange& exchange, const Routed& to, Entrance entrance,
+                       bool forwarded) {
+  if (!may_see(exchange, to, entrance, forwarded) || !method_fits(exchange, to)) {
+    return;
+  }
+  if (to.to == Routed::To::kGateway || to.to == Routed::To::kOpenApi) {
+    ask_desk(exchange);
     return;
   }
   Answer answer;
@@ -211,9 +271,9 @@ void Service::built_in(http::Exchange& exchange, const Routed& to, bool forwarde
     write_metrics(context_.text, view);
     answer.type = kMetricsType;
   } else {
-    const bool open = context_.settings.api_key.empty() && !forwarded;
-    HealthView view =
-        health(keyed || open ? query_of(exchange.head().path_query) : std::string_view());
+    HealthView view = health(may_see_all(exchange.head(), entrance, forwarded)
+                                 ? query_of(exchange.head().path_query)
+                                 : std::string_view());
     if (to.to == Routed::To::kLive) {
       view.status = "live";
     } else if (view.status != "ready") {
@@ -227,12 +287,16 @@ void Service::built_in(http::Exchange& exchange, const Routed& to, bool forwarde
   send(exchange, answer);
 }
 
+Service::Marks Service::make_marks(const http::RequestHead& head) {
+  const http::Field* parent = http::find_field(head.fields, "traceparent");
+  return {telemetry::make_uuid(context_.random),
+          telemetry::format_traceparent(telemetry::child_of(
+              parent == nullptr ? std::nullopt : telemetry::parse_traceparent(parent->value),
+              context_.random))};
+}
+
 void Service::send(http::Exchange& exchange, const Answer& answer) {
-  const auto id = telemetry::make_uuid(context_.random);
-  const http::Field* parent = http::find_field(exchange.head().fields, "traceparent");
-  const auto traceparent = telemetry::format_traceparent(telemetry::child_of(
-      parent == nullptr ? std::nullopt : telemetry::parse_traceparent(parent->value),
-      context_.random));
+  const Marks marks = make_marks(exchange.head());
   std::vector<http::Field>& fields = context_.fields;
   fields.clear();
   if (!answer.type.empty()) {
@@ -245,8 +309,11 @@ void Service::send(http::Exchange& exchange, const Answer& answer) {
   if (answer.retry_after_secs != 0) {
     fields.push_back({"Retry-After", {seconds.data(), seconds.size()}});
   }
-  fields.push_back({"X-Request-ID", telemetry::view(id)});
-  fields.push_back({"traceparent", telemetry::view(traceparent)});
+  if (answer.status == 401) {
+    fields.push_back({"WWW-Authenticate", "ApiKey realm=\"mik\""});
+  }
+  fields.push_back({"X-Request-ID", telemetry::view(marks.id)});
+  fields.push_back({"traceparent", telemetry::view(marks.traceparent)});
   context_.segment.count_response(context_.slot, answer.status, {});
   context_.compression->respond(exchange, context_.compression->accepted(exchange.head().fields),
                                 answer.status, fields, answer.body);

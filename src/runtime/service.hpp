@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "files/static_files.hpp"
 #include "http/exchange.hpp"
@@ -20,6 +21,8 @@ class Service final : public http::Service, public files::StaticObserver {
   Service(Context& context, GuestExchangePool& pool);
 
   void on_request(http::Exchange& exchange) override;
+  // One that came to `[server] admin`: what is for operators, and nothing else.
+  void on_admin_request(http::Exchange& exchange);
   void describe_failure(int status, std::string_view detail, std::string& field_lines,
                         std::string& body) override;
 
@@ -30,7 +33,18 @@ class Service final : public http::Service, public files::StaticObserver {
 
  private:
   struct Answer;
-  void built_in(http::Exchange& exchange, const Routed& to, bool forwarded);
+  // What each of our answers carries.
+  struct Marks {
+    decltype(telemetry::make_uuid(std::declval<telemetry::Random&>())) id;
+    decltype(telemetry::format_traceparent({})) traceparent;
+  };
+  Marks make_marks(const http::RequestHead& head);
+  enum class Entrance : std::uint8_t { kPublic, kAdmin };
+  void built_in(http::Exchange& exchange, const Routed& to, Entrance entrance, bool forwarded);
+  bool may_see(http::Exchange& exchange, const Routed& to, Entrance entrance, bool forwarded);
+  bool may_see_all(const http::RequestHead& head, Entrance entrance, bool forwarded) const;
+  bool method_fits(http::Exchange& exchange, const Routed& to);
+  void ask_desk(http::Exchange& exchange);
   bool has_key(const http::RequestHead& head) const;
   void send(http::Exchange& exchange, const Answer& answer);
   void problem(http::Exchange& exchange, int status, std::string_view detail,
@@ -56,6 +70,21 @@ class Service final : public http::Service, public files::StaticObserver {
   std::vector<ModuleSample> samples_;     // for /metrics
   std::uint64_t resident_bytes_ = 0;
   base::Time resident_read_;
+};
+
+// What the connections of `[server] admin` are served by.
+class AdminService final : public http::Service {
+ public:
+  explicit AdminService(runtime::Service& service) : service_(service) {}
+
+  void on_request(http::Exchange& exchange) override { service_.on_admin_request(exchange); }
+  void describe_failure(int status, std::string_view detail, std::string& field_lines,
+                        std::string& body) override {
+    service_.describe_failure(status, detail, field_lines, body);
+  }
+
+ private:
+  runtime::Service& service_;
 };
 
 }  // namespace mik::runtime

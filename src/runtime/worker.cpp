@@ -18,9 +18,11 @@
 #include "net/loop.hpp"
 #include "net/offload.hpp"
 #include "runtime/acceptor.hpp"
+#include "runtime/admin_sockets.hpp"
 #include "runtime/artefact_store.hpp"
 #include "runtime/compile_child.hpp"
 #include "runtime/context.hpp"
+#include "runtime/document_desk.hpp"
 #include "runtime/gate.hpp"
 #include "runtime/guest_exchange.hpp"
 #include "runtime/memory_share.hpp"
@@ -108,7 +110,7 @@ class Worker final : public http::ConnectionObserver,
          std::unique_ptr<net::Loop> loop);
   ~Worker() override;
 
-  base::Result<void> start();
+  base::Result<void> start(const MakeDocuments& make_documents);
   void report_fatal(const base::Error& error);
   // Its exit code.
   int run() {
@@ -117,7 +119,9 @@ class Worker final : public http::ConnectionObserver,
   }
 
   // http::ConnectionObserver
-  void on_connections(std::size_t open) override { segment_.set_connections(slot_, open); }
+  void on_connections(std::size_t /*open*/) override {
+    segment_.set_connections(slot_, connections());
+  }
   // AcceptorEvents
   void on_socket(base::Fd socket) override;
   void on_accept_error(const base::Error& error) override {
@@ -138,8 +142,11 @@ class Worker final : public http::ConnectionObserver,
   base::Result<void> become_ready();
   void on_message(const shared::Message& message);
   void drain(base::Time deadline, Acceptor::End end);
+  void drain_connections();
   void on_drained();
   void on_drain_deadline();
+  std::size_t connections() const;
+  void close_all();
 
   shared::WorkerBoot boot_;
   const std::size_t slot_;
@@ -166,11 +173,16 @@ class Worker final : public http::ConnectionObserver,
   std::optional<GuestExchangePool> pool_;
   std::optional<Service> service_;
   std::optional<files::StaticFiles> files_;
+  std::optional<AdminService> admin_service_;
+  std::optional<DocumentDesk> documents_;
   std::optional<http::ServerTls> tls_;
   std::optional<http::Server> server_;
+  std::optional<http::Server> admin_server_;  // of `[server] admin`, where there is one
+  std::optional<AdminSockets> admin_sockets_;
   std::optional<Acceptor> acceptor_;
   net::Timer drain_timer_;
   bool draining_ = false;
+  int servers_draining_ = 0;
   int exit_code_ = 0;
 };
 
@@ -189,18 +201,18 @@ Worker::Worker(shared::WorkerBoot boot, config::Settings settings, shared::Segme
 
 Worker::~Worker() {
   loop_->set_hook(nullptr);
-  if (server_.has_value()) {
-    server_->close_all();
-  }
+  close_all();
   if (control_.open()) {
     loop_->unwatch(control_.fd());
   }
 }
 
-base::Result<void> Worker::start() {
+base::Result<void> Worker::start(const MakeDocuments& make_documents) {
   MIK_TRY(loop_->watch_level(control_.fd(), EPOLLIN, *this));
   MIK_TRY(start_engine());
   MIK_TRY(start_services());
+  documents_.emplace(context_, *offload_, make_documents(settings_));
+  context_.documents = &*documents_;
   MIK_TRY(acceptor_->start());
   return serve();
 }
@@ -283,6 +295,11 @@ base::Result<void> Worker::start_services() {
     tls_.emplace(std::move(tls));
   }
   server_.emplace(*loop_, *service_, limits_of(settings_), *this);
+  if (!settings_.admin.empty()) {
+    admin_service_.emplace(*service_);
+    admin_server_.emplace(*loop_, *admin_service_, limits_of(settings_), *this);
+    MIK_TRY_ASSIGN(admin_sockets_, AdminSockets::of(boot_.listeners));
+  }
   Acceptor::Config config;
   config.slot = slot_;
   config.max_connections = settings_.max_connections;
@@ -350,7 +367,9 @@ void Worker::on_socket(base::Fd socket) {
   if (tls_.has_value()) {
     ::getsockopt(socket.get(), SOL_SOCKET, SO_DOMAIN, &family, &size);
   }
-  server_->adopt(std::move(socket), family == AF_UNIX ? nullptr : &*tls_);
+  const bool admin = admin_sockets_.has_value() && admin_sockets_->contain(socket.get());
+  http::Server& server = admin ? *admin_server_ : *server_;
+  server.adopt(std::move(socket), family == AF_UNIX ? nullptr : &*tls_);
 }
 
 void Worker::report_fatal(const base::Error& error) {
@@ -404,29 +423,55 @@ void Worker::drain(base::Time deadline, Acceptor::End end) {
   }
   modules_->drain();
   outbound_->drain();
-  server_->drain([this] { on_drained(); });
+  drain_connections();
+}
+
+void Worker::drain_connections() {
+  const auto done = [this] {
+    if (--servers_draining_ == 0) {
+      on_drained();
+    }
+  };
+  servers_draining_ = admin_server_.has_value() ? 2 : 1;
+  server_->drain(done);
+  if (admin_server_.has_value()) {
+    admin_server_->drain(done);
+  }
 }
 
 void Worker::on_drained() {
-  if (server_->connections() > 0) {
+  if (connections() > 0) {
     // It came through the inbox after the last one had gone.
-    server_->drain([this] { on_drained(); });
+    drain_connections();
     return;
   }
   loop_->stop();
 }
 
+std::size_t Worker::connections() const {
+  return server_->connections() + (admin_server_.has_value() ? admin_server_->connections() : 0);
+}
+
+void Worker::close_all() {
+  if (server_.has_value()) {
+    server_->close_all();
+  }
+  if (admin_server_.has_value()) {
+    admin_server_->close_all();
+  }
+}
+
 void Worker::on_drain_deadline() {
   log_.line(telemetry::Level::kWarn, "Drain ran out of time")
       .num("requests", static_cast<std::int64_t>(server_->exchanges()))
-      .num("connections", static_cast<std::int64_t>(server_->connections()));
-  server_->close_all();
+      .num("connections", static_cast<std::int64_t>(connections()));
+  close_all();
   loop_->stop();
 }
 
 }  // namespace
 
-int run_worker(shared::WorkerBoot boot) {
+int run_worker(shared::WorkerBoot boot, const MakeDocuments& make_documents) {
   // Pieces of bodies come and go by the thousand: memory that goes back to the kernel each time
   // comes again by faults.
   ::mallopt(M_MMAP_THRESHOLD, kMallocMapsFrom);
@@ -445,7 +490,7 @@ int run_worker(shared::WorkerBoot boot) {
     return 1;
   }
   Worker& worker = **prepared;
-  if (const auto started = worker.start(); !started.has_value()) {
+  if (const auto started = worker.start(make_documents); !started.has_value()) {
     worker.report_fatal(started.error());
     return 1;
   }

@@ -14,7 +14,7 @@ enum class Severity : std::uint8_t { kInfo, kWarning, kError };
 class Observer {
  public:
   virtual ~Observer() = default;
-  // The listeners are open, and no worker is started yet: where to reach us.
+  // The listeners are open, and no worker is started yet: where to reach us, `admin` last.
   virtual void on_listening(const std::vector<std::string>& addresses) {
     static_cast<void>(addresses);
   }

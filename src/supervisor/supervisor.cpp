@@ -47,11 +47,20 @@ base::Error too_many_workers(std::uint32_t workers, std::size_t most, std::strin
       .with_help(std::string(help));
 }
 
+// `bind` and, as the last, `admin` (runtime/admin_sockets.hpp).
+std::vector<std::string> all_binds(const config::Settings& settings) {
+  std::vector<std::string> binds = settings.binds;
+  if (!settings.admin.empty()) {
+    binds.push_back(settings.admin);
+  }
+  return binds;
+}
+
 // Lowers the number of connections to what descriptors there are for, and says so.
 void fit_descriptors(config::Settings& settings, std::size_t slots, Observer& observer) {
   const std::uint64_t descriptors = raise_descriptor_limit();
   const std::uint64_t most =
-      connections_within(descriptors, settings.workers, slots + settings.binds.size());
+      connections_within(descriptors, settings.workers, slots + all_binds(settings).size());
   if (settings.max_connections > most) {
     observer.on_event(Severity::kWarning,
                       "max_connections is " + std::to_string(most) + " in place of " +
@@ -129,7 +138,7 @@ class Supervisor final : public GenerationEvents, public CatalogueHost {
 
 base::Result<void> Supervisor::start(config::Settings settings) {
   fit_descriptors(settings, segment_.slots(), observer_);
-  MIK_TRY(listeners_.open(settings.binds));
+  MIK_TRY(listeners_.open(all_binds(settings)));
   MIK_TRY_ASSIGN(inboxes_, Inboxes::create(loop_, segment_));
   family_ = std::make_unique<Family>(Family{
       .loop = loop_, .segment = segment_, .inboxes = *inboxes_, .executable = options_.executable});
@@ -153,7 +162,7 @@ base::Result<void> Supervisor::start(config::Settings settings) {
 
 base::Result<Generation*> Supervisor::make_generation(config::Settings settings,
                                                       std::uint32_t ready_min) {
-  MIK_TRY_ASSIGN(std::vector<Listener*> listeners, listeners_.open(settings.binds));
+  MIK_TRY_ASSIGN(std::vector<Listener*> listeners, listeners_.open(all_binds(settings)));
   Generation::Plan plan{.number = last_number_ + 1, .slots = free_slots(), .ready_min = ready_min};
   plan.slots.resize(settings.workers);
   MIK_TRY_ASSIGN(auto generation, Generation::create(*family_, plan, std::move(settings),
