@@ -34,5 +34,20 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
       written.malformed()) {
     std::abort();
   }
+  // Whatever a client has put into them, spans are messages that can be read.
+  mik::otlp::Span span;
+  span.trace_state = span.name = span.failure = bytes;
+  span.failed = true;
+  out.clear();
+  mik::otlp::append_span(out, span);
+  const std::string request = mik::otlp::export_request({}, out);
+  mik::otlp::WireReader spans(out);
+  mik::otlp::WireReader inner(spans.next().value_or(mik::otlp::WireField()).bytes);
+  while (inner.next().has_value()) {
+  }
+  if (spans.malformed() || inner.malformed() || spans.next().has_value() ||
+      !request.ends_with(out)) {
+    std::abort();
+  }
   return 0;
 }
