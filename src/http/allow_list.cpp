@@ -196,6 +196,15 @@ bool AllowList::allows_name(std::string_view host, std::uint16_t port) const {
          });
 }
 
+std::optional<std::size_t> AllowList::pattern_of(std::string_view host, std::uint16_t port) const {
+  const Host parsed(host);
+  const auto found = std::ranges::find_if(
+      patterns_, [&](const Pattern& pattern) { return matches(pattern, parsed, port); });
+  return found == patterns_.end()
+             ? std::nullopt
+             : std::optional(static_cast<std::size_t>(found - patterns_.begin()));
+}
+
 bool AllowList::allows_address(const sockaddr& address, std::string_view host,
                                std::uint16_t port) const {
   const Host parsed(host);

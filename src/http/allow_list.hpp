@@ -50,6 +50,9 @@ class AllowList {
   // with or without brackets. An address literal in any spelling is decided here for good.
   bool allows_name(std::string_view host, std::uint16_t port) const;
 
+  // The first pattern that lets the host pass by its name, by its place in what was compiled.
+  std::optional<std::size_t> pattern_of(std::string_view host, std::uint16_t port) const;
+
   // Whether the address that `host` led to may be connected to. To be asked for the very address
   // given to connect(2), each time. Includes allows_name. `port` is the URL's; the one in `address`
   // is not looked at.

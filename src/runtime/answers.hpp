@@ -1,5 +1,5 @@
-// Texts that the host itself answers with: problem documents, /health, /metrics. Pure functions of
-// what they are given. Thread-safe.
+// Texts that the host itself answers with: problem documents, /health. Pure functions of what
+// they are given, where nothing else is said. Thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,6 @@
 namespace mik::runtime {
 
 inline constexpr std::string_view kProblemType = "application/problem+json";
-inline constexpr std::string_view kMetricsType = "text/plain; version=0.0.4; charset=utf-8";
 
 // RFC 9457, with the reference's `error` and `status` members:
 // {"type":"about:blank","title":"Not Found","status":404,"detail":"...","error":"..."}. Replaces
@@ -41,29 +40,8 @@ struct HealthView {
 // The guide's document (g16) and the reference's members. Replaces `out`.
 void write_health(std::string& out, const HealthView& view);
 
-// Of one module, all workers together.
-struct ModuleSample {
-  std::string_view label;  // "name" or "tenant/name"
-  std::uint64_t active = 0;
-  std::uint64_t requests = 0;
-  std::uint64_t refused_module = 0;
-  std::uint64_t refused_tenant = 0;
-  std::uint64_t refused_breaker = 0;
-  std::uint64_t cpu_ns = 0;
-  std::uint64_t memory_bytes = 0;
-  std::uint64_t breaker = 0;  // reliability::BreakerState
-};
-
-struct MetricsView {
-  const shared::Totals* totals = nullptr;
-  HealthView health;
-  std::uint64_t max_concurrent_requests = 0;
-  std::uint64_t cache_hits = 0;
-  std::uint64_t cache_misses = 0;
-  std::span<const ModuleSample> modules;  // those that were asked for
-};
-// Prometheus text exposition format 0.0.4. Replaces `out`.
-void write_metrics(std::string& out, const MetricsView& view);
+// Of all workers. Reads /proc.
+std::uint64_t resident_bytes(const shared::Segment& segment);
 
 // "2026-11-25T13:00:00.123456+00:00"
 void append_rfc3339(std::string& out);

@@ -27,6 +27,7 @@ namespace mik::runtime {
 class DocumentDesk;
 class Gate;
 class GuestExchange;
+class Metrics;
 class ModuleCache;
 
 // Makes the outgoing requests that guests begin.
@@ -51,6 +52,7 @@ struct Context {
   Outbound* outbound = nullptr;
   ModuleCache* modules = nullptr;
   Gate* gate = nullptr;
+  Metrics* metrics = nullptr;
   DocumentDesk* documents = nullptr;
   http::Compression* compression = nullptr;
   files::StaticFiles* files = nullptr;  // stays null without a folder
@@ -68,6 +70,7 @@ struct Context {
   std::vector<http::Field> fields;
 
   shared::Counters& counters() { return segment.row(slot).counters; }
+  shared::WorkerMetrics& metrics_cells() { return segment.row(slot).metrics; }
 };
 
 }  // namespace mik::runtime

@@ -36,6 +36,7 @@ class Gate {
   RefusedBy try_enter(const ModuleEntry& module, reliability::Permit& permit) noexcept {
     return admission_.try_acquire(module.target, permit);
   }
+  std::size_t waiting() const noexcept { return queue_.size(); }
   // The same, or `waiter` is told later.
   Answer enter(reliability::Waiter& waiter, const ModuleEntry& module, base::Time deadline,
                reliability::Permit& permit);

@@ -67,7 +67,8 @@ void GuestExchange::begin(http::Exchange& exchange, GuestRequest request) {
   module_ = std::move(request.module);
   ticket_ = std::move(request.ticket);
   permit_ = std::move(request.permit);
-  started_ = context_.loop.now();
+  started_ = queued_ = context_.loop.now();
+  guest_started_ = {};
   const http::Field* parent = http::find_field(head.fields, "traceparent");
   trace_ = telemetry::child_of(
       parent == nullptr ? std::nullopt : telemetry::parse_traceparent(parent->value),
@@ -106,6 +107,9 @@ void GuestExchange::begin(http::Exchange& exchange, GuestRequest request) {
 }
 
 bool GuestExchange::advance() {
+  if (waits_for_ == WaitsFor::kBody) {
+    queued_ = context_.loop.now();
+  }
   stop_waiting();
   if (!context_.modules->loaded(*module_)) {
     permit_.release();
@@ -289,6 +293,10 @@ bool GuestExchange::start(const http::RequestHead& head, std::string_view path_q
   }
   id_ = *id;
   context_.scheduler->add(*this, id_, &module_->account);
+  guest_started_ = context_.loop.now();
+  const base::Duration waited = guest_started_ - queued_;
+  shared::observe(context_.metrics_cells().queue, shared::kLatencyBoundsUs, waited);
+  shared::count(module_->cells.queue_ns, static_cast<std::uint64_t>(waited.count()));
   return true;
 }
 

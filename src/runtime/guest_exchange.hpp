@@ -132,6 +132,7 @@ class GuestExchange final : public http::ExchangeHandler,
   void say_memory() noexcept;
   void count_failure(shared::GuestFailure failure);
   void resolve_ticket();
+  void count_guest();
   void count_closed(const http::Closed& closed, base::Duration took);
   void log_closed(const http::Closed& closed, base::Duration took);
 
@@ -151,8 +152,10 @@ class GuestExchange final : public http::ExchangeHandler,
   base::Time stream_end_ = base::kNever;  // stream_max, from the response's head
 
   base::Time started_;
-  int status_ = 0;        // of the guest's response
-  bool running_ = false;  // inside on_run
+  base::Time queued_;         // since when it waits for its component and permit
+  base::Time guest_started_;  // when there is a guest
+  int status_ = 0;            // of the guest's response
+  bool running_ = false;      // inside on_run
   bool head_sent_ = false;
   bool ended_ = false;      // END was said
   bool cut_ = false;        // ABORT was said

@@ -163,6 +163,7 @@ void GuestExchange::release_guest() {
     return;
   }
   stats_ = context_.guests->stats(id_);
+  count_guest();
   context_.scheduler->remove(*this);
   say_memory();
   context_.guests->release(id_);
@@ -214,12 +215,28 @@ void GuestExchange::count_failure(GuestFailure failure) {
   shared::count(module_->cells.failures[static_cast<std::size_t>(failure)]);
 }
 
+// One that has run: what waited for its first turn has neither instance nor time.
+void GuestExchange::count_guest() {
+  if (stats_.runs == 0) {
+    return;
+  }
+  shared::WorkerMetrics& metrics = context_.metrics_cells();
+  const base::Duration took = base::Clock::now() - guest_started_;
+  shared::observe(metrics.execution, shared::kLatencyBoundsUs, took);
+  shared::observe(metrics.instantiation, shared::kShortBoundsUs, stats_.instantiate);
+  shared::count(module_->cells.execution_ns, static_cast<std::uint64_t>(took.count()));
+}
+
 void GuestExchange::count_closed(const http::Closed& closed, base::Duration took) {
   shared::Counters& counters = context_.counters();
   shared::ModuleCells& cells = module_->cells;
   if (closed.status != 0) {
     context_.segment.count_response(context_.slot, closed.status, took);
     count_status(cells, closed.status);
+    shared::observe_request(cells, took);
+    if (trace_.sampled) {
+      context_.segment.keep_exemplar(context_.slot, took, trace_.trace_high, trace_.trace_low);
+    }
   }
   if (closed.outcome == http::Outcome::kClientGone) {
     shared::count(counters.client_gone);

@@ -78,6 +78,8 @@ void ModuleCache::stop_waiting(ModuleEntry& entry, ModuleWaiter& waiter) {
 }
 
 void ModuleCache::preload(const std::shared_ptr<ModuleEntry>& entry) {
+  // What loading counts is its own.
+  parts_.segment.modules().claim_label(entry->row, entry->label);
   ModuleEntry::Cached& cached = entry->cached;
   if (cached.module == nullptr && !cached.loading && !cached.asked && !load(entry)) {
     on_load_failed(entry, base::Error(ErrorCode::kOverload, "too much else is being loaded"));
@@ -158,6 +160,7 @@ void ModuleCache::on_load_failed(const std::shared_ptr<ModuleEntry>& entry,
     give_up(*entry, ModuleTrouble::kGone, error);
   } else {
     entry->cached.broken = is_final(error.code());
+    entry->cells.broken.store(entry->cached.broken ? 1 : 0, std::memory_order_relaxed);
     give_up(*entry, entry->cached.broken ? ModuleTrouble::kBroken : ModuleTrouble::kFailed, error);
   }
 }
@@ -231,6 +234,9 @@ void ModuleCache::on_prepared(const std::shared_ptr<ModuleEntry>& entry, std::ui
 void ModuleCache::on_changed(ModuleEntry& entry) {
   ModuleEntry::Cached& cached = entry.cached;
   cached.broken = false;
+  if (entry.cells.broken.load(std::memory_order_relaxed) != 0) {
+    entry.cells.broken.store(0, std::memory_order_relaxed);
+  }
   cached.retry_at = base::Time();
   if (cached.module != nullptr && !draining_ && entry.digest.has_value() &&
       cached.module->digest != *entry.digest) {
@@ -255,6 +261,7 @@ void ModuleCache::on_changed(ModuleEntry& entry) {
 
 void ModuleCache::on_removed(ModuleEntry& entry) {
   entry.cached.removed = true;
+  entry.cells.broken.store(0, std::memory_order_relaxed);
   entry.cached.wanted = 0;
   entry.cached.loading = false;
   entry.cached.asked = false;

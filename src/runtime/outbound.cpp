@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "http/url.hpp"
 #include "runtime/guest_exchange.hpp"
 
 namespace mik::runtime {
@@ -28,8 +29,9 @@ std::uint64_t partition_of(const ModuleEntry& module) noexcept {
 
 class OutboundExchanges::One final : public http::ClientExchangeHandler {
  public:
-  One(OutboundExchanges& owner, engine::OutboundId id, engine::RequestId guest)
-      : owner_(owner), id_(id), guest_(guest) {}
+  One(OutboundExchanges& owner, engine::OutboundId id, engine::RequestId guest,
+      shared::OutboundCells& cells)
+      : owner_(owner), id_(id), guest_(guest), cells_(cells) {}
 
   engine::OutboundId id() const noexcept { return id_; }
   engine::RequestId guest() const noexcept { return guest_; }
@@ -74,6 +76,8 @@ class OutboundExchanges::One final : public http::ClientExchangeHandler {
   }
 
   void on_head(int status, std::span<const http::Field> fields) override {
+    answered_ = true;
+    shared::bump(cells_.answered);
     guests().outbound_respond(id_, status, fields);
   }
   http::Flow on_body(std::string_view bytes) override {
@@ -88,6 +92,9 @@ class OutboundExchanges::One final : public http::ClientExchangeHandler {
     finish();
   }
   void on_error(http::ClientError error, std::string_view detail) override {
+    if (!answered_) {
+      shared::bump(cells_.failed);
+    }
     owner_.context_.log.line(telemetry::Level::kWarn, "Outgoing request failed")
         .str("error", http::label(error))
         .str("detail", detail);
@@ -111,7 +118,9 @@ class OutboundExchanges::One final : public http::ClientExchangeHandler {
   OutboundExchanges& owner_;
   engine::OutboundId id_;
   engine::RequestId guest_;
+  shared::OutboundCells& cells_;
   http::ClientExchange* exchange_ = nullptr;  // null before the start and after the end
+  bool answered_ = false;
   bool body_ended_ = false;
   bool body_failed_ = false;
   bool paused_ = false;
@@ -192,14 +201,36 @@ void OutboundExchanges::begin(engine::OutboundId id, const GuestExchange& guest)
         .str("module", module.label)
         .str("host", head.authority)
         .str("error", http::label(error));
+    shared::bump(context_.metrics_cells().outbound_refused);
     context_.guests->refuse(id, static_cast<int>(error));
     return;
   }
-  auto* one = new One(*this, id, guest.id());
+  auto* one = new One(*this, id, guest.id(), cells(module, head.scheme, head.authority));
   active_.insert(one);
   ++by_guest_[guest.id()];
   context_.guests->accept(id, reinterpret_cast<std::uint64_t>(one));
   one->started(client_.start(request, *one));
+}
+
+shared::OutboundCells& OutboundExchanges::cells(const ModuleEntry& module, std::string_view scheme,
+                                                std::string_view authority) {
+  auto& all = context_.metrics_cells().outbound;
+  const auto split = http::split_authority(authority);
+  if (!split.has_value()) {
+    return all.back();
+  }
+  const bool plain = http::equals_lower(scheme, "http");
+  const auto pattern =
+      module.allowed.pattern_of(split->host, split->port.value_or(plain ? 80 : 443));
+  if (!pattern.has_value() || *pattern >= module.guest.http_allowed.size()) {
+    return all.back();
+  }
+  const std::string& text = module.guest.http_allowed[*pattern];
+  auto found = places_.find(text);
+  if (found == places_.end()) {
+    found = places_.emplace(text, context_.segment.outbound_pattern(text)).first;
+  }
+  return all[found->second];
 }
 
 void OutboundExchanges::on_outbound(const engine::OutboundEvents& events) {

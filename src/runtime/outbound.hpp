@@ -8,6 +8,8 @@
 
 #include <cstddef>
 #include <memory>
+#include <string>
+#include <string_view>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -36,12 +38,16 @@ class OutboundExchanges final : public Outbound, public OutboundSink {
  private:
   class One;
   void end(One& one);
+  // Where requests to that host are counted: by the pattern that lets them pass.
+  shared::OutboundCells& cells(const ModuleEntry& module, std::string_view scheme,
+                               std::string_view authority);
 
   Context& context_;
   const http::AllowList nothing_;  // each request brings its module's list
   http::Client client_;
   std::unordered_set<One*> active_;
   std::unordered_map<engine::RequestId, std::size_t> by_guest_;  // how many are active
+  std::unordered_map<std::string, std::size_t> places_;  // of patterns: Segment::outbound_pattern
 };
 
 }  // namespace mik::runtime

@@ -15,6 +15,7 @@
 
 #include "base/fd.hpp"
 #include "runtime/document_desk.hpp"
+#include "runtime/metrics.hpp"
 
 namespace mik::runtime {
 
@@ -40,18 +41,6 @@ bool is_verbose(std::string_view query) noexcept {
     query.remove_prefix(std::min(query.size(), item.size() + 1));
   }
   return false;
-}
-
-// Second number of /proc/PID/statm: resident pages.
-std::uint64_t resident_bytes_of(std::uint64_t pid) {
-  const base::Fd fd(::open(fmt::format("/proc/{}/statm", pid).c_str(), O_RDONLY | O_CLOEXEC));
-  std::array<char, 128> text{};
-  if (!fd.valid() || ::read(fd.get(), text.data(), text.size() - 1) <= 0) {
-    return 0;
-  }
-  char* end = nullptr;
-  std::strtoull(text.data(), &end, 10);
-  return std::strtoull(end, nullptr, 10) * static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
 }
 
 }  // namespace
@@ -118,6 +107,9 @@ void Service::to_module(http::Exchange& exchange, const Routed& to,
     return;
   }
   ModuleEntry& module = **found;
+  if (module.cells.requests.load(std::memory_order_relaxed) == 0) {
+    context_.segment.modules().claim_label(module.row, module.label);
+  }
   shared::count(module.cells.requests);
   if (module.state == shared::RowState::kBroken || module.cached.broken) {
     refuse(exchange, module, 502, "module is broken");
@@ -260,29 +252,26 @@ void Service::built_in(http::Exchange& exchange, const Routed& to, Entrance entr
     ask_desk(exchange);
     return;
   }
-  Answer answer;
   if (to.to == Routed::To::kMetrics) {
-    const shared::Totals totals = context_.segment.totals();
-    MetricsView view;
-    view.totals = &totals;
-    view.health = health({});
-    view.max_concurrent_requests = context_.settings.max_concurrent_requests;
-    add_samples(view);
-    write_metrics(context_.text, view);
-    answer.type = kMetricsType;
-  } else {
-    HealthView view = health(may_see_all(exchange.head(), entrance, forwarded)
-                                 ? query_of(exchange.head().path_query)
-                                 : std::string_view());
-    if (to.to == Routed::To::kLive) {
-      view.status = "live";
-    } else if (view.status != "ready") {
-      answer.status = 503;
-      answer.retry_after_secs = 1;
+    const Marks marks = make_marks(exchange.head());
+    if (!context_.metrics->scrape(exchange, telemetry::view(marks.id),
+                                  telemetry::view(marks.traceparent))) {
+      problem(exchange, 503, "too many ask for this at once");
     }
-    write_health(context_.text, view);
-    answer.type = "application/json";
+    return;
   }
+  Answer answer;
+  HealthView view = health(may_see_all(exchange.head(), entrance, forwarded)
+                               ? query_of(exchange.head().path_query)
+                               : std::string_view());
+  if (to.to == Routed::To::kLive) {
+    view.status = "live";
+  } else if (view.status != "ready") {
+    answer.status = 503;
+    answer.retry_after_secs = 1;
+  }
+  write_health(context_.text, view);
+  answer.type = "application/json";
   answer.body = context_.text;
   send(exchange, answer);
 }
@@ -384,12 +373,7 @@ std::uint64_t Service::resident_bytes() {
   // /proc is read at most once a second, however often anybody asks.
   if (const base::Time now = context_.loop.now(); now - resident_read_ > std::chrono::seconds(1)) {
     resident_read_ = now;
-    resident_bytes_ = 0;
-    for (std::size_t slot = 0; slot < context_.segment.slots(); ++slot) {
-      if (const std::uint64_t pid = context_.segment.row(slot).gauges.pid.load(); pid != 0) {
-        resident_bytes_ += resident_bytes_of(pid);
-      }
-    }
+    resident_bytes_ = runtime::resident_bytes(context_.segment);
   }
   return resident_bytes_;
 }
@@ -433,39 +417,6 @@ void Service::add_modules(HealthView& view) {
     }
   });
   view.loaded_modules = loaded_;
-}
-
-void Service::add_samples(MetricsView& view) {
-  const shared::ModuleTable& table = context_.segment.modules();
-  constexpr auto kRelaxed = std::memory_order_relaxed;
-  const std::size_t slots = context_.segment.slots();
-  for (std::uint32_t row = 0; row < table.rows(); ++row) {  // those that are gone, too
-    for (std::size_t slot = 0; slot < slots; ++slot) {
-      view.cache_hits += table.cells(row, slot).hits.load(kRelaxed);
-      view.cache_misses += table.cells(row, slot).loads.load(kRelaxed);
-    }
-  }
-  samples_.clear();
-  context_.modules->index().each([&](const ModuleEntry& module) {
-    ModuleSample sample;
-    for (std::size_t slot = 0; slot < slots; ++slot) {
-      const shared::ModuleCells& cells = table.cells(module.row, slot);
-      sample.active += cells.active.load(kRelaxed);
-      sample.requests += cells.requests.load(kRelaxed);
-      sample.refused_module += cells.refused_module.load(kRelaxed);
-      sample.refused_tenant += cells.refused_tenant.load(kRelaxed);
-      sample.refused_breaker += cells.refused_breaker.load(kRelaxed);
-      sample.cpu_ns += cells.cpu_ns.load(kRelaxed);
-      sample.memory_bytes += cells.memory_bytes.load(kRelaxed);
-    }
-    if (sample.requests > 0) {
-      sample.label = module.label;
-      sample.breaker = static_cast<std::uint64_t>(
-          reliability::breaker_state(module.breaker, context_.loop.now()));
-      samples_.push_back(sample);
-    }
-  });
-  view.modules = samples_;
 }
 
 }  // namespace mik::runtime

@@ -59,7 +59,6 @@ class Service final : public http::Service, public files::StaticObserver {
   std::string_view status_now() const;
   HealthView health(std::string_view query);
   void add_modules(HealthView& view);
-  void add_samples(MetricsView& view);
   std::uint64_t resident_bytes();
 
   Context& context_;
@@ -67,7 +66,6 @@ class Service final : public http::Service, public files::StaticObserver {
   const Router router_;
   RouteBuffer route_buffer_;
   std::vector<std::string_view> loaded_;  // for the health document
-  std::vector<ModuleSample> samples_;     // for /metrics
   std::uint64_t resident_bytes_ = 0;
   base::Time resident_read_;
 };

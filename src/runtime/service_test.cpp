@@ -14,6 +14,9 @@ class ServiceTest : public TestWorker {
   TestExchange& ask(TestExchange& exchange) {
     service_.on_request(exchange);
     turn(2);
+    if (exchange.head().path_query == "/metrics") {
+      EXPECT_TRUE(wait(exchange));
+    }
     return exchange;
   }
 };

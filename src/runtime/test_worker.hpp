@@ -21,6 +21,7 @@
 #include "runtime/context.hpp"
 #include "runtime/gate.hpp"
 #include "runtime/guest_exchange.hpp"
+#include "runtime/metrics.hpp"
 #include "runtime/module_cache.hpp"
 #include "runtime/module_loader.hpp"
 #include "runtime/scheduler.hpp"
@@ -193,6 +194,7 @@ class TestWorker : public ::testing::Test,
     context_.outbound = this;
     context_.modules = &modules_;
     context_.compression = &compression_;
+    context_.metrics = &metrics_;
     make_gate();
     context_.ready = true;
     loop_->set_hook(&scheduler_);
@@ -329,6 +331,7 @@ class TestWorker : public ::testing::Test,
   http::Compression compression_{*loop_, offload_, http::Compression::Mode::kOn};
   TestLoader loader_{engine_};
   ModuleCache modules_{{settings_, segment_, 0, *loop_, offload_, loader_, *guests_, *this}};
+  Metrics metrics_{settings_, segment_, 0, *loop_, offload_};
   std::optional<Gate> gate_;
   Scheduler scheduler_{*guests_, ticker_, *this, kInstances};
   GuestExchangePool pool_{context_};

@@ -26,6 +26,7 @@
 #include "runtime/gate.hpp"
 #include "runtime/guest_exchange.hpp"
 #include "runtime/memory_share.hpp"
+#include "runtime/metrics.hpp"
 #include "runtime/module_cache.hpp"
 #include "runtime/module_loader.hpp"
 #include "runtime/outbound.hpp"
@@ -73,17 +74,41 @@ class WorkerTurn final : public net::TurnHook {
     } else if (context_.log.pending_bytes() > 0 && !flush_timer_.armed()) {
       context_.loop.wheel().arm(flush_timer_, now);
     }
+    look(now);
     return busy;
   }
   base::Time next_deadline() override { return scheduler_.next_deadline(); }
 
  private:
+  // Half of the time that mik_loop_lag_max_seconds looks back.
+  static constexpr base::Duration kLagWindow = std::chrono::seconds(30);
+
+  // What /metrics shows of this worker's loop, pool and queues.
+  void look(base::Time now) noexcept {
+    constexpr auto kRelaxed = std::memory_order_relaxed;
+    shared::WorkerMetrics& metrics = context_.metrics_cells();
+    metrics.instances.store(scheduler_.instances(), kRelaxed);
+    metrics.waiting.store(
+        context_.waiting_bodies + context_.modules->waiting() + context_.gate->waiting(), kRelaxed);
+    const base::Duration took = base::Clock::now() - now;
+    shared::observe(metrics.loop_lag, shared::kShortBoundsUs, took);
+    if (now >= lag_window_end_) {
+      lag_before_ = std::exchange(lag_, base::Duration::zero());
+      lag_window_end_ = now + kLagWindow;
+    }
+    lag_ = std::max(lag_, took);
+    metrics.loop_lag_max_us.store(
+        static_cast<std::uint64_t>(std::max(lag_, lag_before_).count() / 1000), kRelaxed);
+  }
   void flush() { context_.log.flush(); }
 
   Context& context_;
   Scheduler& scheduler_;
   MemoryShare memory_;
   net::Timer flush_timer_;
+  base::Duration lag_{};         // the longest turn of this window
+  base::Duration lag_before_{};  // and of the one before
+  base::Time lag_window_end_;
 };
 
 // What came up in the engine.
@@ -165,6 +190,7 @@ class Worker final : public http::ConnectionObserver,
   std::optional<net::Offload> offload_;
   std::optional<http::Compression> compression_;
   std::optional<ArtefactLoader> loader_;
+  std::optional<Metrics> metrics_;
   std::optional<ModuleCache> modules_;
   std::optional<Gate> gate_;
   std::optional<OutboundExchanges> outbound_;
@@ -267,6 +293,9 @@ base::Result<void> Worker::start_services() {
       settings_.compression ? http::Compression::Mode::kOn : http::Compression::Mode::kOff);
   context_.compression = &*compression_;
   loader_.emplace(settings_, *store_, *engine_);
+  metrics_.emplace(settings_, segment_, slot_, *loop_, *offload_);
+  context_.metrics = &*metrics_;
+  context_.metrics_cells().instances_max.store(instances_max_);
   modules_.emplace(
       ModuleCache::Parts{settings_, segment_, slot_, *loop_, *offload_, *loader_, *guests_, *this});
   context_.modules = &*modules_;

@@ -16,7 +16,7 @@ static_assert(Cell::is_always_lock_free, "a lock in shared memory would die with
 static_assert(sizeof(Cell) == 8 && alignof(Cell) == 8);
 
 inline constexpr std::uint64_t kSegmentMagic = 0x31'67'65'73'6b'69'6d;  // "mikseg1"
-inline constexpr std::uint64_t kSegmentVersion = 2;
+inline constexpr std::uint64_t kSegmentVersion = 3;
 inline constexpr std::size_t kSlotsMax = 512;
 inline constexpr std::size_t kModulesLimit = 1u << 20;  // rows of a table, at most
 inline constexpr std::size_t kCacheLine = 64;
@@ -50,6 +50,18 @@ inline constexpr std::array<std::uint64_t, 19> kLatencyBoundsUs = {
     10'000,    25'000,    50'000,     100'000,    250'000,   500'000, 1'000'000,
     2'500'000, 5'000'000, 10'000'000, 30'000'000, 60'000'000};
 inline constexpr std::size_t kLatencyBuckets = kLatencyBoundsUs.size() + 1;
+// The same for what takes microseconds.
+inline constexpr std::array<std::uint64_t, 19> kShortBoundsUs = {
+    1,     2,     5,      10,     25,     50,      100,     250,     500,      1'000,
+    2'500, 5'000, 10'000, 25'000, 50'000, 100'000, 250'000, 500'000, 1'000'000};
+static_assert(kShortBoundsUs.size() == kLatencyBoundsUs.size());
+// The same for one module: few, since there are many modules.
+inline constexpr std::array<std::uint64_t, 6> kModuleBoundsUs = {5'000,   25'000,    100'000,
+                                                                 500'000, 2'500'000, 10'000'000};
+inline constexpr std::size_t kModuleBuckets = kModuleBoundsUs.size() + 1;
+
+inline constexpr std::size_t kSpanDrops = 4;          // reasons for which spans are lost
+inline constexpr std::size_t kOutboundPatterns = 64;  // with cells of their own
 
 inline constexpr std::size_t kTextWords = 32;
 inline constexpr std::size_t kTextBytes = kTextWords * sizeof(std::uint64_t);
@@ -86,6 +98,7 @@ struct alignas(kCacheLine) Counters {
   std::array<Cell, kGuestFailures> failures;
   std::array<Cell, kLatencyBuckets> latency;
   Cell latency_sum_us;
+  Cell log_lines_dropped;
 };
 
 // A text under a sequence number: odd while it is being written.
@@ -95,10 +108,50 @@ struct alignas(kCacheLine) SharedText {
   std::array<Cell, kTextWords> words;
 };
 
+struct HistogramCells {
+  std::array<Cell, kLatencyBuckets> buckets;
+  Cell sum_ns;
+};
+
+// A request that fell into a bucket of the latency histogram, and its trace. `sequence` is odd
+// while it is being written, 0 when there was none.
+struct ExemplarCells {
+  Cell sequence;
+  Cell trace_high;  // trace id, as the two numbers that its digits make
+  Cell trace_low;
+  Cell value_us;
+  Cell unix_ms;
+};
+
+// Outgoing requests under one pattern of http_allowed.
+struct OutboundCells {
+  Cell answered;
+  Cell failed;
+};
+
+// What is there to be looked at and decides nothing. The gauges come first.
+struct alignas(kCacheLine) WorkerMetrics {
+  Cell instances;        // guests that have one, now
+  Cell instances_max;    // what the pool holds
+  Cell waiting;          // requests that wait for their body, component or permit
+  Cell loop_lag_max_us;  // of the last minute
+
+  Cell spans_exported;
+  std::array<Cell, kSpanDrops> spans_dropped;
+  Cell outbound_refused;         // no pattern allows them
+  HistogramCells queue;          // kLatencyBoundsUs
+  HistogramCells execution;      // kLatencyBoundsUs
+  HistogramCells instantiation;  // kShortBoundsUs
+  HistogramCells loop_lag;       // kShortBoundsUs: how long a turn of the loop took
+  std::array<ExemplarCells, kLatencyBuckets> exemplars;       // of Counters::latency
+  std::array<OutboundCells, kOutboundPatterns + 1> outbound;  // the last: all further patterns
+};
+
 struct WorkerCells {
   Gauges gauges;
   Counters counters;
   SharedText module_error;
+  WorkerMetrics metrics;
 };
 
 // What the supervisor says of one module: two copies, of which the lower bit of `sequence` names
@@ -123,6 +176,7 @@ struct ModuleText {
 struct alignas(kCacheLine) ModuleRowCells {
   Cell sequence;
   Cell version;  // of the copy that holds, in one load
+  Cell label;    // whether it has one in /metrics: ModuleTable::claim_label
   alignas(kCacheLine) Cell breaker;
   alignas(kCacheLine) std::array<ModuleText, 2> copies;
 };
@@ -137,6 +191,8 @@ struct alignas(kCacheLine) ModuleTableHeader {
   Cell generation;
   Cell rows;
   Cell tenants;
+  Cell labels;  // rows that have one of their own in /metrics
+  Cell folds;   // odd while counters move from a row to those of modules that are gone
 };
 
 struct alignas(kCacheLine) SegmentHeader {
@@ -157,12 +213,18 @@ struct alignas(kCacheLine) SegmentHeader {
   Cell config_reload_ok;
   Cell config_reload_unix_s;
   Cell config_reloads_failed;
-  Cell compile_bytes;  // gauge: memory of the compile children
+  Cell compile_bytes;  // gauge: what compile children take of the memory budget
+  Cell compiles;       // compilations that ended, well or not
+  Cell compile_failures;
+  Cell compile_ns;
+  // Patterns of http_allowed, in the order in which guests came to use them. Whoever uses one first
+  // writes it: sequence 0 is free, 1 being written, 2 there for good.
+  std::array<SharedText, kOutboundPatterns> outbound_patterns;
 };
 
 static_assert(offsetof(SegmentHeader, start_ns) == 48);
 static_assert(offsetof(SegmentHeader, draining) == 64);
-static_assert(sizeof(SegmentHeader) == 2 * kCacheLine);
+static_assert(offsetof(SegmentHeader, outbound_patterns) == 3 * kCacheLine);
 static_assert(offsetof(WorkerCells, gauges) == 0);
 static_assert(offsetof(WorkerCells, counters) == 64);
 static_assert(offsetof(Counters, status) == 80);
@@ -172,6 +234,6 @@ static_assert(offsetof(Counters, latency_sum_us) == 352);
 static_assert(offsetof(WorkerCells, module_error) == 448);
 static_assert(sizeof(ModuleText) == 872 && sizeof(ModuleRowCells) == 1920);
 static_assert(sizeof(TenantRowCells) == 576);
-static_assert(sizeof(WorkerCells) == 768 && sizeof(WorkerCells) % kCacheLine == 0);
+static_assert(offsetof(WorkerCells, metrics) == 768 && sizeof(WorkerCells) % kCacheLine == 0);
 
 }  // namespace mik::shared

@@ -21,7 +21,7 @@ constexpr std::uint64_t kHasDigest = 1;
 constexpr std::uint64_t kChanged = 2;
 
 static_assert(kNameMax <= kTextBytes);
-static_assert(sizeof(ModuleCells) == 256 && sizeof(TenantCells) == 64);
+static_assert(sizeof(ModuleCells) == 320 && sizeof(ModuleSums) <= 320 && sizeof(TenantCells) == 64);
 
 // Offsets from the begin of the table, each a multiple of a cache line.
 struct Offsets {
@@ -29,11 +29,13 @@ struct Offsets {
       : tenants(rows + size.modules_max * sizeof(ModuleRowCells)),
         tenant_cells(tenants + size.tenants_max * sizeof(TenantRowCells)),
         module_cells(tenant_cells + size.tenants_max * size.slots * sizeof(TenantCells)),
-        end(module_cells + size.modules_max * size.slots * sizeof(ModuleCells)) {}
+        gone(module_cells + size.modules_max * size.slots * sizeof(ModuleCells)),
+        end(gone + sizeof(ModuleCells)) {}
   static constexpr std::size_t rows = sizeof(ModuleTableHeader);
   std::size_t tenants;
   std::size_t tenant_cells;
   std::size_t module_cells;
+  std::size_t gone;
   std::size_t end;
 };
 
@@ -85,21 +87,21 @@ auto load_consistent(const Cell& sequence, Load&& load) {
   }
 }
 
-// Not the gauges: nothing is held in a free row, and a worker that looked at it a moment ago and
-// gives a permit back must find what it counted.
-void zero_counters(ModuleCells& cells) noexcept {
-  for (Cell* cell :
-       {&cells.requests, &cells.cpu_ns, &cells.instantiate_ns, &cells.memory_byte_seconds,
-        &cells.bytes_in, &cells.bytes_out, &cells.outbound, &cells.refused_module,
-        &cells.refused_tenant, &cells.refused_breaker, &cells.loads, &cells.hits}) {
-    cell->store(0, kRelaxed);
-  }
-  for (Cell& cell : cells.status) {
-    cell.store(0, kRelaxed);
-  }
-  for (Cell& cell : cells.failures) {
-    cell.store(0, kRelaxed);
-  }
+// LabelState of a row.
+constexpr std::uint64_t kUndecided = 0;
+constexpr std::uint64_t kLabelled = 1;
+constexpr std::uint64_t kUnlabelled = 2;
+
+// The numbers of a module, one by one.
+constexpr std::size_t kModuleWords = sizeof(ModuleSums) / sizeof(std::uint64_t);
+constexpr std::size_t kModuleGauges = offsetof(ModuleSums, requests) / sizeof(std::uint64_t);
+static_assert(sizeof(ModuleNumbers<Cell>) == sizeof(ModuleSums));
+
+const Cell* words_of(const ModuleCells& cells) noexcept {
+  return std::launder(reinterpret_cast<const Cell*>(&cells));
+}
+Cell* words_of(ModuleCells& cells) noexcept {
+  return std::launder(reinterpret_cast<Cell*>(&cells));
 }
 
 // Written only where there is something: a cell that nobody touched keeps having no memory.
@@ -134,7 +136,8 @@ ModuleTable::ModuleTable(void* memory, const ModuleTableSize& size) noexcept
       size_(size),
       tenant_rows_(memory_ + Offsets(size).tenants),
       tenant_cells_(memory_ + Offsets(size).tenant_cells),
-      module_cells_(memory_ + Offsets(size).module_cells) {}
+      module_cells_(memory_ + Offsets(size).module_cells),
+      gone_(memory_ + Offsets(size).gone) {}
 
 ModuleTableHeader& ModuleTable::header() const noexcept {
   return at<ModuleTableHeader>(memory_, 0);
@@ -237,9 +240,7 @@ std::optional<std::uint32_t> ModuleTable::add(std::string_view tenant, std::stri
     words.incarnation = before.incarnation;
     words.version = before.version;
     reset_breaker(row_cells(row).breaker);
-    for (std::size_t slot = 0; slot < size_.slots; ++slot) {
-      zero_counters(cells(row, slot));
-    }
+    fold(row);
   }
   words.incarnation += 1;
   words.state = static_cast<std::uint64_t>(RowState::kIdle);
@@ -306,6 +307,7 @@ void ModuleTable::reclaim() {
     none.incarnation = words.incarnation;
     none.version = words.version;
     say(row, none);
+    drop_label(row);
     free_rows_.push_back(row);
     entry = by_key_.erase(entry);
   }
@@ -358,6 +360,7 @@ void ModuleTable::bury(std::size_t slot) noexcept {
     zero_if_set(cells(row, slot).active);
     zero_if_set(cells(row, slot).memory_bytes);
     zero_if_set(cells(row, slot).loaded);
+    zero_if_set(cells(row, slot).broken);
   }
   for (std::uint32_t tenant = 0; tenant < tenants(); ++tenant) {
     zero_if_set(tenant_cells(tenant, slot).active);
@@ -443,5 +446,66 @@ const TenantCells& ModuleTable::tenant_cells(std::uint32_t tenant_row,
 }
 
 Cell& ModuleTable::breaker(std::uint32_t row) noexcept { return row_cells(row).breaker; }
+
+const Cell& ModuleTable::breaker(std::uint32_t row) const noexcept {
+  return row_cells(row).breaker;
+}
+
+void ModuleTable::claim_label(std::uint32_t row, std::string_view label) noexcept {
+  Cell& state = row_cells(row).label;
+  if (state.load(kRelaxed) != kUndecided) {
+    return;
+  }
+  Cell& labels = header().labels;
+  std::uint64_t undecided = kUndecided;
+  if (label == kOtherLabel || labels.fetch_add(1) >= kLabelsMax) {
+    // For good: what it has counted as one of the others never leaves them.
+    state.compare_exchange_strong(undecided, kUnlabelled);
+    if (label != kOtherLabel) {
+      labels.fetch_sub(1);
+    }
+  } else if (!state.compare_exchange_strong(undecided, kLabelled)) {
+    labels.fetch_sub(1);  // another worker was first
+  }
+}
+
+bool ModuleTable::has_label(std::uint32_t row) const noexcept {
+  return row_cells(row).label.load(kAcquire) == kLabelled;
+}
+
+void ModuleTable::drop_label(std::uint32_t row) noexcept {
+  if (row_cells(row).label.exchange(kUndecided) == kLabelled) {
+    header().labels.fetch_sub(1);
+  }
+}
+
+const ModuleCells& ModuleTable::gone() const noexcept { return at<ModuleCells>(gone_, 0); }
+
+std::uint64_t ModuleTable::folds() const noexcept { return header().folds.load(kAcquire); }
+
+// What the row's module has counted goes to those that are gone. Not the gauges: nothing is held in
+// a free row, and a worker that looked at it a moment ago and gives a permit back must find what it
+// counted.
+void ModuleTable::fold(std::uint32_t row) noexcept {
+  header().folds.fetch_add(1);
+  Cell* const sums = words_of(at<ModuleCells>(gone_, 0));
+  for (std::size_t slot = 0; slot < size_.slots; ++slot) {
+    Cell* const words = words_of(cells(row, slot));
+    for (std::size_t i = kModuleGauges; i < kModuleWords; ++i) {
+      if (words[i].load(kRelaxed) != 0) {
+        sums[i].fetch_add(words[i].exchange(0));
+      }
+    }
+  }
+  header().folds.fetch_add(1);
+}
+
+void add(ModuleSums& sums, const ModuleCells& cells) noexcept {
+  auto* const to = reinterpret_cast<std::uint64_t*>(&sums);
+  const Cell* const words = words_of(cells);
+  for (std::size_t i = 0; i < kModuleWords; ++i) {
+    to[i] += words[i].load(kRelaxed);
+  }
+}
 
 }  // namespace mik::shared

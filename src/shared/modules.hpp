@@ -38,26 +38,43 @@ struct ModuleRow {
   bool changed = false;       // a change was seen and not applied (hot reload is off)
 };
 
-// What one worker counts for one module. Only ever grow, but for the gauges.
-struct alignas(kCacheLine) ModuleCells {
-  Cell active;  // gauge: permits held
-  Cell requests;
-  Cell cpu_ns;
-  Cell instantiate_ns;
-  Cell memory_byte_seconds;
-  Cell bytes_in;
-  Cell bytes_out;
-  Cell outbound;
-  std::array<Cell, kStatusClasses> status;
-  std::array<Cell, kGuestFailures> failures;
-  Cell refused_module;   // 429: the module's limit
-  Cell refused_tenant;   // 429: the tenant's limit
-  Cell refused_breaker;  // 503
-  Cell loads;            // artefacts mapped: cache misses
-  Cell hits;             // requests that found the component loaded
-  Cell memory_bytes;     // gauge: linear memory and tables of its guests that live now
-  Cell loaded;           // gauge: 1 while the component is loaded
+// What is counted for one module: gauges, then what only ever grows. `Number` is a Cell of one
+// worker, or a plain number where several are added up.
+template <class Number>
+struct ModuleNumbers {
+  Number active;        // permits held
+  Number memory_bytes;  // linear memory and tables of its guests that live now
+  Number loaded;        // 1 while the component is loaded
+  Number broken;        // 1: the worker has found that this version can never run
+
+  Number requests;
+  Number cpu_ns;
+  Number instantiate_ns;
+  Number execution_ns;
+  Number queue_ns;
+  Number bytes_in;
+  Number bytes_out;
+  Number outbound;
+  std::array<Number, kStatusClasses> status;
+  std::array<Number, kGuestFailures> failures;
+  Number refused_module;   // 429: the module's limit
+  Number refused_tenant;   // 429: the tenant's limit
+  Number refused_breaker;  // 503
+  Number loads;            // artefacts mapped: cache misses
+  Number hits;             // requests that found the component loaded
+  std::array<Number, kModuleBuckets> latency;
+  Number latency_sum_us;
 };
+struct alignas(kCacheLine) ModuleCells : ModuleNumbers<Cell> {};
+using ModuleSums = ModuleNumbers<std::uint64_t>;
+
+// Adds what one worker has counted.
+void add(ModuleSums& sums, const ModuleCells& cells) noexcept;
+
+// So many modules have a label of their own in /metrics, those that were asked for first. What
+// others count stands there as that of kOtherLabel, which is why a module of that name has none.
+inline constexpr std::size_t kLabelsMax = 1000;
+inline constexpr std::string_view kOtherLabel = "other";
 
 // What one worker counts for one tenant.
 struct alignas(kCacheLine) TenantCells {
@@ -115,6 +132,17 @@ class ModuleTable {
   const TenantCells& tenant_cells(std::uint32_t tenant_row, std::size_t slot) const noexcept;
   // The module's circuit breaker: reliability/breaker.hpp owns what is in it.
   Cell& breaker(std::uint32_t row) noexcept;
+  const Cell& breaker(std::uint32_t row) const noexcept;
+
+  // Before the row's first request is counted: whether it has a label is settled from then on, for
+  // as long as the row is this module's.
+  void claim_label(std::uint32_t row, std::string_view label) noexcept;
+  bool has_label(std::uint32_t row) const noexcept;
+  // What was counted for modules whose row another has by now. Moves together with the cells that
+  // it takes over from: a sum over all is right when folds() is even, and the same before and
+  // after.
+  const ModuleCells& gone() const noexcept;
+  std::uint64_t folds() const noexcept;
 
  private:
   struct Words;
@@ -126,12 +154,15 @@ class ModuleTable {
   std::optional<std::uint32_t> tenant_of(std::string_view name);
   void reclaim();
   bool anything_held(std::uint32_t row) const noexcept;
+  void drop_label(std::uint32_t row) noexcept;
+  void fold(std::uint32_t row) noexcept;
 
   std::byte* memory_;
   ModuleTableSize size_;
   std::byte* tenant_rows_;
   std::byte* tenant_cells_;
   std::byte* module_cells_;
+  std::byte* gone_;
   // The supervisor's alone: rows by "tenant/name", tenants' rows by name, rows for others.
   std::unordered_map<std::string, std::uint32_t> by_key_;
   std::unordered_map<std::string, std::uint32_t> tenants_by_name_;

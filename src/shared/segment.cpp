@@ -81,6 +81,12 @@ std::string read_text(const SharedText& text) {
   return {};
 }
 
+// Rounded up: a value is never above the bound of its bucket.
+std::uint64_t microseconds(base::Duration value) noexcept {
+  return static_cast<std::uint64_t>(
+      std::max<std::int64_t>(0, std::chrono::ceil<std::chrono::microseconds>(value).count()));
+}
+
 template <std::size_t N>
 void add(std::array<std::uint64_t, N>& sums, const std::array<Cell, N>& cells) noexcept {
   for (std::size_t i = 0; i < N; ++i) {
@@ -90,9 +96,15 @@ void add(std::array<std::uint64_t, N>& sums, const std::array<Cell, N>& cells) n
 
 }  // namespace
 
+void observe_request(ModuleCells& cells, base::Duration took) noexcept {
+  const std::uint64_t us = microseconds(took);
+  const auto* bound = std::ranges::lower_bound(kModuleBoundsUs, us);
+  count(cells.latency[static_cast<std::size_t>(bound - kModuleBoundsUs.begin())]);
+  count(cells.latency_sum_us, us);
+}
+
 std::size_t latency_bucket(base::Duration latency) noexcept {
-  const auto us = static_cast<std::uint64_t>(
-      std::max<std::int64_t>(0, std::chrono::ceil<std::chrono::microseconds>(latency).count()));
+  const std::uint64_t us = microseconds(latency);
   const auto* bound = std::ranges::lower_bound(kLatencyBoundsUs, us);
   return static_cast<std::size_t>(bound - kLatencyBoundsUs.begin());
 }
@@ -199,6 +211,10 @@ void Segment::bury(std::size_t slot) noexcept {
   cells.gauges.active_requests.store(0);
   cells.gauges.module_state.store(static_cast<std::uint64_t>(ModuleState::kNone));
   cells.gauges.memory_bytes.store(0);
+  for (Cell* gauge : {&cells.metrics.instances, &cells.metrics.instances_max,
+                      &cells.metrics.waiting, &cells.metrics.loop_lag_max_us}) {
+    gauge->store(0);
+  }
   write_text(cells.module_error, {});
   modules_.bury(slot);
 }
@@ -239,6 +255,65 @@ void Segment::count_response(std::size_t slot, int status, base::Duration latenc
   count(counters.latency[latency_bucket(latency)]);
   const auto us = std::chrono::duration_cast<std::chrono::microseconds>(latency).count();
   count(counters.latency_sum_us, static_cast<std::uint64_t>(std::max<std::int64_t>(0, us)));
+}
+
+void Segment::keep_exemplar(std::size_t slot, base::Duration latency, std::uint64_t trace_high,
+                            std::uint64_t trace_low) noexcept {
+  constexpr std::uint64_t kEveryMs = 1000;
+  timespec time{};
+  ::clock_gettime(CLOCK_REALTIME_COARSE, &time);
+  const auto now = static_cast<std::uint64_t>(time.tv_sec) * 1000 +
+                   static_cast<std::uint64_t>(time.tv_nsec) / 1'000'000;
+  ExemplarCells& cells = row(slot).metrics.exemplars[latency_bucket(latency)];
+  const std::uint64_t sequence = cells.sequence.load(kRelaxed);
+  if (sequence != 0 && now - cells.unix_ms.load(kRelaxed) < kEveryMs) {
+    return;
+  }
+  // As in write_text.
+  cells.sequence.store(sequence | 1, kRelaxed);
+  cells.trace_high.store(trace_high, std::memory_order_release);
+  cells.trace_low.store(trace_low, std::memory_order_release);
+  cells.value_us.store(microseconds(latency), std::memory_order_release);
+  cells.unix_ms.store(now, std::memory_order_release);
+  cells.sequence.store((sequence | 1) + 1, std::memory_order_release);
+}
+
+std::optional<Exemplar> Segment::exemplar(std::size_t slot, std::size_t bucket) const noexcept {
+  const ExemplarCells& cells = row(slot).metrics.exemplars[bucket];
+  const std::uint64_t before = cells.sequence.load(std::memory_order_acquire);
+  Exemplar found;
+  found.trace_high = cells.trace_high.load(std::memory_order_acquire);
+  found.trace_low = cells.trace_low.load(std::memory_order_acquire);
+  found.value_us = cells.value_us.load(std::memory_order_acquire);
+  found.unix_ms = cells.unix_ms.load(std::memory_order_acquire);
+  if (before == 0 || (before & 1) != 0 ||
+      cells.sequence.load(std::memory_order_acquire) != before) {
+    return std::nullopt;
+  }
+  return found;
+}
+
+std::size_t Segment::outbound_pattern(std::string_view pattern) noexcept {
+  for (std::size_t place = 0; place < kOutboundPatterns && pattern.size() <= kTextBytes; ++place) {
+    SharedText& text = header_->outbound_patterns[place];
+    std::uint64_t free = 0;
+    if (text.sequence.compare_exchange_strong(free, 1)) {
+      write_text(text, pattern);
+      return place;
+    }
+    // One that is being written by another worker may become the same: it is added up then.
+    if (text.length.load(std::memory_order_acquire) == pattern.size() &&
+        read_text(text) == pattern) {
+      return place;
+    }
+  }
+  return kOutboundPatterns;
+}
+
+std::optional<std::string> Segment::outbound_pattern_at(std::size_t place) const {
+  const SharedText& text = header_->outbound_patterns[place];
+  return text.sequence.load(std::memory_order_acquire) == 2 ? std::optional(read_text(text))
+                                                            : std::nullopt;
 }
 
 void Segment::count_failure(std::size_t slot, GuestFailure failure) noexcept {
@@ -306,6 +381,7 @@ Totals Segment::totals() const noexcept {
     add(sum.failures, counters.failures);
     add(sum.latency, counters.latency);
     sum.latency_sum_us += counters.latency_sum_us.load(kRelaxed);
+    sum.log_lines_dropped += counters.log_lines_dropped.load(kRelaxed);
     sum.connections += gauges.connections.load(kRelaxed);
     sum.active_requests += gauges.active_requests.load(kRelaxed);
     sum.workers_ready += state(i) == WorkerState::kReady ? 1 : 0;

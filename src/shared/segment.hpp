@@ -5,6 +5,7 @@
 
 #include <sys/types.h>
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -43,6 +44,7 @@ struct Totals {
   std::array<std::uint64_t, kGuestFailures> failures{};
   std::array<std::uint64_t, kLatencyBuckets> latency{};
   std::uint64_t latency_sum_us = 0;
+  std::uint64_t log_lines_dropped = 0;
 
   std::uint64_t connections = 0;
   std::uint64_t active_requests = 0;
@@ -53,6 +55,14 @@ struct Totals {
   std::uint64_t config_reload_ok = 0;  // 0 or 1: SegmentHeader
   std::uint64_t config_reload_unix_s = 0;
   std::uint64_t config_reloads_failed = 0;
+};
+
+// A request that stands for a bucket of the latency histogram.
+struct Exemplar {
+  std::uint64_t trace_high = 0;
+  std::uint64_t trace_low = 0;
+  std::uint64_t value_us = 0;
+  std::uint64_t unix_ms = 0;
 };
 
 // Permission to serve one request under the global limit. Gives itself back when destroyed; what a
@@ -146,6 +156,18 @@ class Segment {
   // request's head.
   void count_response(std::size_t slot, int status, base::Duration latency) noexcept;
   void count_failure(std::size_t slot, GuestFailure failure) noexcept;
+  // The same: a request that took so long, and its trace id as two numbers. Kept at most once a
+  // second for each bucket.
+  void keep_exemplar(std::size_t slot, base::Duration latency, std::uint64_t trace_high,
+                     std::uint64_t trace_low) noexcept;
+  // Nothing when there is none or it is being written.
+  std::optional<Exemplar> exemplar(std::size_t slot, std::size_t bucket) const noexcept;
+
+  // The place of a pattern in WorkerMetrics::outbound, for all workers; the last place when it is
+  // too long or there are too many.
+  std::size_t outbound_pattern(std::string_view pattern) noexcept;
+  // Nothing when nobody has asked for the place.
+  std::optional<std::string> outbound_pattern_at(std::size_t place) const;
 
   // A permit of the global limit for the slot's worker; nothing when `limit` are held. The limit is
   // never exceeded. Two workers that ask for the last permit at the same instant may both be
@@ -195,6 +217,26 @@ class Segment {
   WorkerCells* rows_;
   ModuleTable modules_;
 };
+
+// For cells that have one writer: no other worker is kept off the cache line for it.
+inline void bump(Cell& cell, std::uint64_t n = 1) noexcept {
+  cell.store(cell.load(std::memory_order_relaxed) + n, std::memory_order_relaxed);
+}
+
+// One value more. `bounds` are upper ones, inclusive, in microseconds. The cells have one writer.
+template <std::size_t N>
+void observe(HistogramCells& cells, const std::array<std::uint64_t, N>& bounds,
+             base::Duration value) noexcept {
+  static_assert(N + 1 == kLatencyBuckets);
+  const std::int64_t ns = std::max<std::int64_t>(0, value.count());
+  const auto us = static_cast<std::uint64_t>((ns + 999) / 1000);
+  bump(cells.buckets[static_cast<std::size_t>(std::ranges::lower_bound(bounds, us) -
+                                              bounds.begin())]);
+  bump(cells.sum_ns, static_cast<std::uint64_t>(ns));
+}
+
+// The same for one module's requests.
+void observe_request(ModuleCells& cells, base::Duration took) noexcept;
 
 // One more, or n more. For counters, where only the number counts.
 inline void count(Cell& cell, std::uint64_t n = 1) noexcept {

@@ -41,6 +41,7 @@ Compiles::Compiles(net::Loop& loop, shared::Segment* segment, std::string execut
       executable_(std::move(executable)),
       limits_(limits),
       answer_(std::move(answer)),
+      segment_(segment),
       memory_(segment) {}
 
 Compiles::~Compiles() { close_channel(); }
@@ -142,6 +143,7 @@ base::Result<void> Compiles::start(const CompileJob& job) {
   channel_ = std::move(channels.first);
   out_of_time_ = false;
   out_of_memory_ = false;
+  started_ = base::Clock::now();
   MIK_TRY(loop_.watch_level(channel_.fd(), EPOLLIN, *this));
   MIK_TRY_ASSIGN(pid_, spawn(plan));
   loop_.wheel().arm(wall_timer_, base::Clock::now() + limits_.wall);
@@ -176,7 +178,24 @@ bool Compiles::take_answer() {
 void Compiles::finish_job(const shared::Message& message) {
   if (!answered_) {
     answered_ = true;
+    count(message);
     answer_(jobs_.front(), message);
+  }
+}
+
+// A file that changes while it is read has not been compiled, and is no failure.
+void Compiles::count(const shared::Message& message) noexcept {
+  const auto* failed = std::get_if<shared::CompileFailed>(&message);
+  if (segment_ == nullptr ||
+      (failed != nullptr && failed->code == base::ErrorCode::kCancelled)) {
+    return;
+  }
+  shared::SegmentHeader& header = segment_->header();
+  shared::count(header.compiles);
+  shared::count(header.compile_failures, failed != nullptr ? 1 : 0);
+  if (pid_ > 0 || out_of_time_ || out_of_memory_) {
+    shared::count(header.compile_ns,
+                  static_cast<std::uint64_t>((base::Clock::now() - started_).count()));
   }
 }
 

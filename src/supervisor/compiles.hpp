@@ -76,6 +76,7 @@ class Compiles final : public net::IoHandler {
   base::Result<void> start(const CompileJob& job);
   bool take_answer();
   void finish_job(const shared::Message& message);
+  void count(const shared::Message& message) noexcept;
   void on_wall_limit();
   bool memory_is_there();
   void on_memory();
@@ -93,6 +94,8 @@ class Compiles final : public net::IoHandler {
   bool out_of_time_ = false;
   bool out_of_memory_ = false;
   std::uint64_t data_limit_ = 0;
+  shared::Segment* const segment_;
+  base::Time started_;
   CompileMemory memory_;
   base::Time waits_until_ = base::kNever;  // for memory
   shared::Channel channel_;
