@@ -29,6 +29,7 @@ class Gate;
 class GuestExchange;
 class Metrics;
 class ModuleCache;
+class Tracing;
 
 // Makes the outgoing requests that guests begin.
 class Outbound {
@@ -52,6 +53,7 @@ struct Context {
   Outbound* outbound = nullptr;
   ModuleCache* modules = nullptr;
   Gate* gate = nullptr;
+  Tracing* tracing = nullptr;  // null: nobody takes spans
   Metrics* metrics = nullptr;
   DocumentDesk* documents = nullptr;
   http::Compression* compression = nullptr;

@@ -69,10 +69,10 @@ void GuestExchange::begin(http::Exchange& exchange, GuestRequest request) {
   permit_ = std::move(request.permit);
   started_ = queued_ = context_.loop.now();
   guest_started_ = {};
-  const http::Field* parent = http::find_field(head.fields, "traceparent");
-  trace_ = telemetry::child_of(
-      parent == nullptr ? std::nullopt : telemetry::parse_traceparent(parent->value),
-      context_.random);
+  const RequestTrace trace = trace_of(context_, head.fields);
+  trace_ = trace.own;
+  trace_state_ = trace.state;
+  spans_.begin(context_, trace, head, request.path_query);
   request_id_ = telemetry::make_uuid(context_.random);
   method_ = head.method;
   accepted_ = context_.compression->accepted(head.fields);
@@ -88,6 +88,7 @@ void GuestExchange::begin(http::Exchange& exchange, GuestRequest request) {
   run_clock(!body_open_);
   if (request.wait_for_body) {
     waits_for_ = WaitsFor::kBody;
+    spans_.waits(RequestSpans::Wait::kBody, started_);
     ++context_.waiting_bodies;
     save(head, request.path_query);
     return;
@@ -127,6 +128,7 @@ bool GuestExchange::wait_for_module() {
   switch (context_.modules->wait(module_, *this)) {
     case ModuleCache::Wait::kWaiting:
       waits_for_ = WaitsFor::kModule;
+      spans_.waits(RequestSpans::Wait::kCompile, context_.loop.now());
       return true;
     case ModuleCache::Wait::kFull:
       count_failure(GuestFailure::kOverload);
@@ -176,6 +178,7 @@ bool GuestExchange::take_permit() {
       return true;
     case reliability::WaitQueue::Entered::kWaiting:
       waits_for_ = WaitsFor::kPermit;
+      spans_.waits(RequestSpans::Wait::kQueue, context_.loop.now());
       return false;
     case reliability::WaitQueue::Entered::kRefused:
       on_refused(answer.by);
@@ -284,7 +287,17 @@ bool GuestExchange::start(const http::RequestHead& head, std::string_view path_q
   guest_head.user = reinterpret_cast<std::uint64_t>(static_cast<GuestTask*>(this));
   guest_head.cpu_budget = module_->guest.cpu_budget;
   component_ = context_.modules->use(*module_);
-  auto id = context_.guests->start(component_->component, guest_head, head.fields);
+  spans_.goes_on(context_.loop.now());
+  // The guest's parent is our span, not the caller's.
+  const auto traceparent = telemetry::format_traceparent(trace_);
+  std::vector<http::Field>& fields = context_.fields;
+  fields.assign(head.fields.begin(), head.fields.end());
+  std::erase_if(fields, [](const http::Field& field) {
+    return http::equals_lower(field.name, "traceparent");
+  });
+  fields.push_back({"traceparent", telemetry::view(traceparent)});
+  auto id = context_.guests->start(component_->component, guest_head,
+                                   std::span<const http::Field>(fields));
   if (!id.has_value()) {
     error_ = id.error().to_string();
     const bool client = id.error().code() == base::ErrorCode::kBadMessage;
@@ -292,6 +305,7 @@ bool GuestExchange::start(const http::RequestHead& head, std::string_view path_q
     return false;
   }
   id_ = *id;
+  spans_.guest_starts(context_.loop.now());
   context_.scheduler->add(*this, id_, &module_->account);
   guest_started_ = context_.loop.now();
   const base::Duration waited = guest_started_ - queued_;

@@ -24,6 +24,7 @@
 #include "runtime/gate.hpp"
 #include "runtime/module_cache.hpp"
 #include "runtime/scheduler.hpp"
+#include "runtime/tracing.hpp"
 #include "shared/segment.hpp"
 
 namespace mik::runtime {
@@ -96,6 +97,7 @@ class GuestExchange final : public http::ExchangeHandler,
   // What outgoing requests of this guest need to know.
   base::Time deadline() const noexcept;
   const telemetry::TraceContext& trace() const noexcept { return trace_; }
+  std::string_view trace_state() const noexcept { return trace_state_; }
   engine::RequestId id() const noexcept { return id_; }
   std::string_view request_id() const noexcept { return telemetry::view(request_id_); }
   const ModuleEntry& module() const noexcept { return *module_; }
@@ -135,6 +137,7 @@ class GuestExchange final : public http::ExchangeHandler,
   void count_guest();
   void count_closed(const http::Closed& closed, base::Duration took);
   void log_closed(const http::Closed& closed, base::Duration took);
+  void end_spans(const http::Closed& closed, base::Duration took);
 
   Context& context_;
   GuestExchangePool& pool_;
@@ -168,6 +171,8 @@ class GuestExchange final : public http::ExchangeHandler,
   engine::Stats stats_;
 
   telemetry::TraceContext trace_;
+  std::string trace_state_;  // as the caller sent it
+  RequestSpans spans_;
   std::array<char, 36> request_id_{};
   http::AcceptedCodings accepted_;  // of the client
   std::string method_;

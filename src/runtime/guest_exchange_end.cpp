@@ -163,6 +163,7 @@ void GuestExchange::release_guest() {
     return;
   }
   stats_ = context_.guests->stats(id_);
+  spans_.guest_ends(base::Clock::now(), stats_);
   count_guest();
   context_.scheduler->remove(*this);
   say_memory();
@@ -185,6 +186,7 @@ void GuestExchange::on_closed(const http::Closed& closed) {
   }
   count_closed(closed, took);
   log_closed(closed, took);
+  end_spans(closed, took);
   if (!running_) {
     pool_.put(*this);
   }
@@ -248,6 +250,23 @@ void GuestExchange::count_closed(const http::Closed& closed, base::Duration took
   shared::count(cells.cpu_ns, static_cast<std::uint64_t>(stats_.cpu.count()));
   shared::count(cells.instantiate_ns, static_cast<std::uint64_t>(stats_.instantiate.count()));
   shared::count(cells.outbound, stats_.outbound);
+}
+
+void GuestExchange::end_spans(const http::Closed& closed, base::Duration took) {
+  if (spans_.on()) {
+    spans_.end(started_ + took,
+               {.status = closed.status,
+                .method = method_,
+                .path = path_,
+                .scheme = https_ ? "https" : "http",
+                .client = client_,
+                .module = module_->label,
+                .tenant = module_->tenant.id,
+                .request_id = telemetry::view(request_id_),
+                .outcome = closed.outcome == http::Outcome::kComplete ? std::string_view()
+                                                                      : label(closed.outcome),
+                .error = error_});
+  }
 }
 
 void GuestExchange::log_closed(const http::Closed& closed, base::Duration took) {

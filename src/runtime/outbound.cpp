@@ -30,8 +30,8 @@ std::uint64_t partition_of(const ModuleEntry& module) noexcept {
 class OutboundExchanges::One final : public http::ClientExchangeHandler {
  public:
   One(OutboundExchanges& owner, engine::OutboundId id, engine::RequestId guest,
-      shared::OutboundCells& cells)
-      : owner_(owner), id_(id), guest_(guest), cells_(cells) {}
+      shared::OutboundCells& cells, OutboundSpan span)
+      : owner_(owner), id_(id), guest_(guest), cells_(cells), span_(std::move(span)) {}
 
   engine::OutboundId id() const noexcept { return id_; }
   engine::RequestId guest() const noexcept { return guest_; }
@@ -40,6 +40,7 @@ class OutboundExchanges::One final : public http::ClientExchangeHandler {
   void on_events(const engine::OutboundEvents& events) {
     if (events.dropped()) {
       cancel();
+      span_.end("cancelled");
       owner_.end(*this);
       return;
     }
@@ -78,6 +79,7 @@ class OutboundExchanges::One final : public http::ClientExchangeHandler {
   void on_head(int status, std::span<const http::Field> fields) override {
     answered_ = true;
     shared::bump(cells_.answered);
+    span_.answered(status);
     guests().outbound_respond(id_, status, fields);
   }
   http::Flow on_body(std::string_view bytes) override {
@@ -88,6 +90,7 @@ class OutboundExchanges::One final : public http::ClientExchangeHandler {
     return http::Flow::kPause;
   }
   void on_end(std::span<const http::Field> trailers) override {
+    span_.end({});
     guests().outbound_end(id_, trailers);
     finish();
   }
@@ -98,6 +101,7 @@ class OutboundExchanges::One final : public http::ClientExchangeHandler {
     owner_.context_.log.line(telemetry::Level::kWarn, "Outgoing request failed")
         .str("error", http::label(error))
         .str("detail", detail);
+    span_.end(http::label(error));
     guests().outbound_fail(id_, static_cast<int>(error));
     finish();
   }
@@ -119,6 +123,7 @@ class OutboundExchanges::One final : public http::ClientExchangeHandler {
   engine::OutboundId id_;
   engine::RequestId guest_;
   shared::OutboundCells& cells_;
+  OutboundSpan span_;
   http::ClientExchange* exchange_ = nullptr;  // null before the start and after the end
   bool answered_ = false;
   bool body_ended_ = false;
@@ -158,19 +163,36 @@ base::Duration timeout_of(base::Duration guest) noexcept {
 
 }  // namespace
 
+// The guest's fields, with the trace's where it has set none.
+void OutboundExchanges::collect_fields(const engine::OutboundHead& head, const GuestExchange& guest,
+                                       OutboundSpan& span, std::array<char, 55>& traceparent,
+                                       std::vector<http::Field>& fields) {
+  fields.reserve(head.fields.size() + 2);
+  std::string_view said;
+  bool state = false;
+  for (const engine::Field& field : head.fields) {
+    said = field.name == "traceparent" ? field.value : said;
+    state = state || field.name == "tracestate";
+    fields.push_back({field.name, field.value});
+  }
+  const auto trace = span.begin(context_, guest.trace(), said, head);
+  if (!trace.has_value()) {
+    return;
+  }
+  traceparent = telemetry::format_traceparent(*trace);
+  std::erase_if(fields, [](const http::Field& field) { return field.name == "traceparent"; });
+  fields.push_back({"traceparent", telemetry::view(traceparent)});
+  if (said.empty() && !state && !guest.trace_state().empty()) {
+    fields.push_back({"tracestate", guest.trace_state()});
+  }
+}
+
 void OutboundExchanges::begin(engine::OutboundId id, const GuestExchange& guest) {
   const engine::OutboundHead head = context_.guests->outbound_head(id);
   std::vector<http::Field> fields;
-  fields.reserve(head.fields.size() + 1);
-  bool traced = false;
-  for (const engine::Field& field : head.fields) {
-    traced = traced || field.name == "traceparent";
-    fields.push_back({field.name, field.value});
-  }
-  const auto traceparent = telemetry::format_traceparent(guest.trace());
-  if (!traced) {
-    fields.push_back({"traceparent", telemetry::view(traceparent)});
-  }
+  OutboundSpan span;
+  std::array<char, 55> traceparent{};
+  collect_fields(head, guest, span, traceparent, fields);
   http::ClientRequest request;
   request.method = head.method;
   request.scheme = head.scheme;
@@ -202,10 +224,12 @@ void OutboundExchanges::begin(engine::OutboundId id, const GuestExchange& guest)
         .str("host", head.authority)
         .str("error", http::label(error));
     shared::bump(context_.metrics_cells().outbound_refused);
+    span.end(http::label(error));
     context_.guests->refuse(id, static_cast<int>(error));
     return;
   }
-  auto* one = new One(*this, id, guest.id(), cells(module, head.scheme, head.authority));
+  auto* one =
+      new One(*this, id, guest.id(), cells(module, head.scheme, head.authority), std::move(span));
   active_.insert(one);
   ++by_guest_[guest.id()];
   context_.guests->accept(id, reinterpret_cast<std::uint64_t>(one));

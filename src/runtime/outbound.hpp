@@ -6,18 +6,21 @@
 // own: an address that one list lets pass was never looked at for the other.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <memory>
 #include <string>
 #include <string_view>
 #include <unordered_map>
 #include <unordered_set>
+#include <vector>
 
 #include "http/client.hpp"
 #include "net/offload.hpp"
 #include "runtime/context.hpp"
 #include "runtime/module_index.hpp"
 #include "runtime/scheduler.hpp"
+#include "runtime/tracing.hpp"
 
 namespace mik::runtime {
 
@@ -38,6 +41,9 @@ class OutboundExchanges final : public Outbound, public OutboundSink {
  private:
   class One;
   void end(One& one);
+  void collect_fields(const engine::OutboundHead& head, const GuestExchange& guest,
+                      OutboundSpan& span, std::array<char, 55>& traceparent,
+                      std::vector<http::Field>& fields);
   // Where requests to that host are counted: by the pattern that lets them pass.
   shared::OutboundCells& cells(const ModuleEntry& module, std::string_view scheme,
                                std::string_view authority);

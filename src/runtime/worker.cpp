@@ -32,6 +32,7 @@
 #include "runtime/outbound.hpp"
 #include "runtime/scheduler.hpp"
 #include "runtime/service.hpp"
+#include "runtime/tracing.hpp"
 #include "shared/control.hpp"
 
 namespace mik::runtime {
@@ -40,6 +41,7 @@ namespace {
 
 constexpr std::size_t kOffloadThreads = 4;
 constexpr std::size_t kOffloadQueue = 256;
+constexpr base::Duration kTracesFlushMax = std::chrono::seconds(3);
 constexpr std::size_t kLogFlushBytes = 32 * 1024;
 constexpr int kStdout = 1;
 constexpr int kMallocMapsFrom = 4 << 20;
@@ -170,6 +172,7 @@ class Worker final : public http::ConnectionObserver,
   void drain_connections();
   void on_drained();
   void on_drain_deadline();
+  void on_flush_deadline();
   std::size_t connections() const;
   void close_all();
 
@@ -192,6 +195,7 @@ class Worker final : public http::ConnectionObserver,
   std::optional<ArtefactLoader> loader_;
   std::optional<Metrics> metrics_;
   std::optional<ModuleCache> modules_;
+  std::unique_ptr<Tracing> tracing_;
   std::optional<Gate> gate_;
   std::optional<OutboundExchanges> outbound_;
   std::optional<Scheduler> scheduler_;
@@ -207,6 +211,7 @@ class Worker final : public http::ConnectionObserver,
   std::optional<AdminSockets> admin_sockets_;
   std::optional<Acceptor> acceptor_;
   net::Timer drain_timer_;
+  net::Timer flush_timer_;  // traces, after the drain
   bool draining_ = false;
   int servers_draining_ = 0;
   int exit_code_ = 0;
@@ -223,7 +228,8 @@ Worker::Worker(shared::WorkerBoot boot, config::Settings settings, shared::Segme
       log_(kStdout, settings_.log_level, settings_.log_format),
       context_{settings_, *loop_, segment_, slot_, log_, {}},
       guest_observer_(*loop_),
-      drain_timer_(net::Timer::of<&Worker::on_drain_deadline>(this)) {}
+      drain_timer_(net::Timer::of<&Worker::on_drain_deadline>(this)),
+      flush_timer_(net::Timer::of<&Worker::on_flush_deadline>(this)) {}
 
 Worker::~Worker() {
   loop_->set_hook(nullptr);
@@ -300,6 +306,8 @@ base::Result<void> Worker::start_services() {
       ModuleCache::Parts{settings_, segment_, slot_, *loop_, *offload_, *loader_, *guests_, *this});
   context_.modules = &*modules_;
   MIK_TRY(modules_->start());
+  MIK_TRY_ASSIGN(tracing_, Tracing::create(context_, *offload_));
+  context_.tracing = tracing_.get();
   gate_.emplace(*loop_, segment_, slot_, settings_);
   context_.gate = &*gate_;
   outbound_.emplace(context_, *offload_);
@@ -474,8 +482,18 @@ void Worker::on_drained() {
     drain_connections();
     return;
   }
-  loop_->stop();
+  if (tracing_ == nullptr) {
+    loop_->stop();
+    return;
+  }
+  // A collector that hangs does not hold up the end for as long as requests may.
+  const base::Time until = std::min(drain_timer_.deadline(), loop_->now() + kTracesFlushMax);
+  drain_timer_.disarm();
+  loop_->wheel().arm(flush_timer_, until);
+  tracing_->drain([this] { loop_->stop(); });
 }
+
+void Worker::on_flush_deadline() { loop_->stop(); }
 
 std::size_t Worker::connections() const {
   return server_->connections() + (admin_server_.has_value() ? admin_server_->connections() : 0);
