@@ -162,7 +162,8 @@ typedef struct mik_loop_ops {
   void *ctx;
   /* Something on this loop became ready from another thread: make the loop call mik_loop_woken. Any thread. */
   void (*wake)(void *ctx);
-  /* One line of guest output, without its newline. stream is 1 or 2. Called on the loop thread (never on a guest's
+  /* One line of guest output, without its newline. stream is 1 or 2; or 3 to 8 for wasi:logging of the levels trace,
+   * debug, info, warn, error, critical, and then the line is its context (one line), a newline, its message. Called on the loop thread (never on a guest's
    * stack), at the end of a mik_req_run, or in the mik_req_release of a guest that was not over. `user` is the
    * request's. What was cut or dropped is said by the engine in one last line with stream 0. Lines end at 8 KiB. */
   void (*output)(void *ctx, uint64_t user, int stream, mik_str line);

@@ -4,7 +4,7 @@
 use crate::error::Fault;
 use crate::ffi::Code;
 use crate::link::VERSION;
-use crate::offered::OFFERED;
+use crate::offered::{DRAFTS, OFFERED};
 use wasmparser::component_types::{
     ComponentDefinedType, ComponentEntityType, ComponentInstanceTypeId, ComponentValType,
 };
@@ -159,14 +159,21 @@ fn complaint(name: &str, types: TypesRef<'_>) -> Option<String> {
     let kind = match types.component_item_for_import(name).map(|item| item.ty) {
         Some(ComponentEntityType::Type { .. }) => return None,
         Some(ComponentEntityType::Instance(id)) => {
-            let Some((interface, functions)) =
-                OFFERED.iter().find(|(i, _)| patch_of(name, i).is_some())
-            else {
+            let draft = DRAFTS.iter().find(|(i, _)| name == *i);
+            let of_0_2 = || OFFERED.iter().find(|(i, _)| patch_of(name, i).is_some());
+            let Some((interface, functions)) = draft.or_else(of_0_2) else {
                 return Some(unknown_interface(name));
             };
             let missing = missing_functions(types, id, functions);
             if missing.is_empty() {
                 return None;
+            }
+            if draft.is_some() {
+                return Some(format!(
+                    "{} of {name} ({} is what is offered of it)",
+                    missing.join(", "),
+                    functions.join(", ")
+                ));
             }
             return Some(format!(
                 "{} of {name} ({interface}@{VERSION} is offered: build the guest for that or an older WASI 0.2)",
@@ -187,6 +194,14 @@ fn unknown_interface(name: &str) -> String {
     let bare = name.split('@').next().unwrap_or(name);
     if OFFERED.iter().any(|(i, _)| *i == bare) {
         return format!("{name} ({bare} is offered as 0.2.0 to {VERSION})");
+    }
+    let drafts: Vec<&str> = DRAFTS
+        .iter()
+        .map(|(i, _)| *i)
+        .filter(|i| i.split('@').next() == Some(bare))
+        .collect();
+    if !drafts.is_empty() {
+        return format!("{name} (offered as {})", drafts.join(" and "));
     }
     format!("{name} (not offered in any version)")
 }

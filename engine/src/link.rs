@@ -1,9 +1,9 @@
-//! The linker: the whole WASI 0.2 set that ordinary guests import. Of each interface one version is defined, the newest
-//! upstream has; Wasmtime resolves every other 0.2.x to it.
+//! The linker: the whole WASI 0.2 set that ordinary guests import, settings and logging. Of each interface of WASI 0.2
+//! one version is defined, the newest upstream has; Wasmtime resolves every other 0.2.x to it.
 
 use crate::outbound;
 use crate::store::State;
-use crate::{cli, clocks, field_budget, host};
+use crate::{cli, clocks, field_budget, host, logging, settings};
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
 use wasmtime::{Engine, StoreContextMut};
 use wasmtime_wasi::cli::{WasiCli, WasiCliView};
@@ -131,5 +131,7 @@ pub fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
     cli::add_to_linker(&mut linker, VERSION)?;
     add_denied(&mut linker)?;
     add_http(&mut linker)?;
+    settings::add_to_linker(&mut linker)?;
+    logging::add_to_linker(&mut linker)?;
     Ok(linker)
 }

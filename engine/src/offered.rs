@@ -1,6 +1,15 @@
 //! What is offered to guests: interfaces of WASI 0.2 and their functions, for messages that name what is missing.
 //! The linker is the truth; `check` only says it sooner and better.
 
+use crate::{logging, settings};
+
+/// Drafts: under these names and no other.
+pub const DRAFTS: &[(&str, &[&str])] = &[
+    (settings::STORE, &["get", "get-all"]),
+    (logging::NAMES[0], &["log"]),
+    (logging::NAMES[1], &["log"]),
+];
+
 pub const OFFERED: &[(&str, &[&str])] = &[
     ("wasi:io/error", &["[method]error.to-debug-string"]),
     (

@@ -4,11 +4,37 @@ use crate::store::Shared;
 use crate::waker::lock;
 use bytes::Bytes;
 use std::sync::Arc;
+use wasmtime::component::{ComponentType, Lift};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError};
 use wasmtime_wasi_io::async_trait;
 
 /// Longer lines are cut here; the rest of the line is counted as dropped.
 pub const LINE_MAX: usize = 8 << 10;
+
+/// Longer contexts of wasi:logging are cut here.
+const CONTEXT_MAX: usize = 256;
+
+/// Streams from here on are wasi:logging, in the order of its levels (engine.h).
+const LOG_STREAM: i32 = 3;
+
+/// wasi:logging/logging.level
+#[derive(ComponentType, Lift, Clone, Copy)]
+#[component(enum)]
+#[repr(u8)]
+pub enum LogLevel {
+    #[component(name = "trace")]
+    Trace,
+    #[component(name = "debug")]
+    Debug,
+    #[component(name = "info")]
+    Info,
+    #[component(name = "warn")]
+    Warn,
+    #[component(name = "error")]
+    Error,
+    #[component(name = "critical")]
+    Critical,
+}
 
 #[derive(Default)]
 struct Partial {
@@ -89,6 +115,27 @@ impl Output {
         }
         self.kept += 1;
         self.lines.push((stream, std::mem::take(&mut line.bytes)));
+    }
+
+    /// A call of wasi:logging: one line, however many are in its message.
+    pub fn log(&mut self, level: LogLevel, context: &str, message: &str) {
+        let mut line: Vec<u8> = context.bytes().take(CONTEXT_MAX).collect();
+        line.iter_mut()
+            .filter(|b| **b == b'\n')
+            .for_each(|b| *b = b' ');
+        line.push(b'\n');
+        let room = self.max.saturating_sub(self.kept).min(LINE_MAX);
+        let Some(room) = room.checked_sub(line.len()) else {
+            self.dropped += (context.len() + message.len()) as u64;
+            self.cut_lines += 1;
+            return;
+        };
+        let take = message.len().min(room);
+        self.dropped += (message.len() - take) as u64;
+        self.cut_lines += (take < message.len()) as u64;
+        line.extend_from_slice(&message.as_bytes()[..take]);
+        self.kept += line.len();
+        self.lines.push((LOG_STREAM + level as i32, line));
     }
 
     pub fn take_lines(&mut self) -> Vec<(i32, Vec<u8>)> {
@@ -206,6 +253,43 @@ mod tests {
                 (0, "1015 bytes of output were left out (2 lines cut)".into())
             ]
         );
+    }
+
+    #[test]
+    fn a_call_of_logging_is_a_line_of_its_level() {
+        let mut o = Output::default();
+        o.reset(60);
+        o.write(1, b"one\n");
+        o.log(LogLevel::Trace, "a\nb", "first\nsecond");
+        o.log(LogLevel::Critical, "", "");
+        o.log(LogLevel::Info, "c", &"x".repeat(100));
+        o.log(LogLevel::Info, "c", "y");
+        o.finish();
+        let got = lines(&mut o);
+        assert_eq!(
+            got[..3],
+            [
+                (1, "one".into()),
+                (3, "a b\nfirst\nsecond".into()),
+                (8, "\n".into())
+            ]
+        );
+        assert_eq!(got[3], (5, format!("c\n{}", "x".repeat(37))));
+        assert_eq!(
+            got[4],
+            (0, "65 bytes of output were left out (2 lines cut)".into())
+        );
+        assert_eq!(got.len(), 5);
+    }
+
+    #[test]
+    fn a_log_line_ends_as_any_other() {
+        let mut o = Output::default();
+        o.reset(1 << 20);
+        o.log(LogLevel::Warn, &"c".repeat(300), &"x".repeat(LINE_MAX));
+        let got = lines(&mut o);
+        assert_eq!((got[0].0, got[0].1.len()), (6, LINE_MAX));
+        assert_eq!(got[0].1.find('\n'), Some(CONTEXT_MAX));
     }
 
     #[test]

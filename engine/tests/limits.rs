@@ -268,6 +268,64 @@ fn a_guest_sees_the_environment_of_its_options_and_nothing_else() {
     assert_eq!(rig.get(guest).1, b"COLOURgreen");
 }
 
+#[test]
+fn settings_are_the_environment() {
+    let mut rig = Rig::new();
+    // Answers with COLOUR, then with the name of the first of all; traps when NOTHING is set.
+    let body = r#"
+    (data (i32.const 64) "COLOURNOTHING")
+    (func (export "handle") (param $req i32) (param $out i32)
+      (local $at i32)
+      (call $respond (local.get $out))
+      (call $setting (i32.const 64) (i32.const 6) (i32.const 16))
+      (if (i32.load8_u (i32.const 16)) (then unreachable))
+      (if (i32.eqz (i32.load8_u (i32.const 20))) (then unreachable))
+      (drop (call $put (i32.load (i32.const 24)) (i32.load (i32.const 28))))
+      (call $setting (i32.const 70) (i32.const 7) (i32.const 16))
+      (if (i32.load8_u (i32.const 20)) (then unreachable))
+      (call $settings (i32.const 16))
+      (if (i32.ne (i32.load (i32.const 24)) (i32.const 2)) (then unreachable))
+      (local.set $at (i32.load (i32.const 20)))
+      (drop (call $put (i32.load (local.get $at)) (i32.load offset=4 (local.get $at))))
+      (call $finish))"#;
+    let pair = |name, value| Field {
+        name: str_of(name),
+        value: str_of(value),
+    };
+    let env = [pair(b"SHAPE", b"round"), pair(b"COLOUR", b"green")];
+    let guest = rig.load(
+        &guest::guest(body),
+        &limited(|o| {
+            o.env = env.as_ptr();
+            o.env_count = 2;
+        }),
+    );
+    assert_eq!(rig.get(guest).1, b"greenSHAPE");
+}
+
+#[test]
+fn what_is_logged_comes_among_the_output_with_its_level() {
+    let mut rig = Rig::new();
+    let body = r#"
+    (data (i32.const 64) "out\nctxmessage")
+    (func (export "handle") (param $req i32) (param $out i32)
+      (call $respond (local.get $out))
+      (call $log (i32.const 3) (i32.const 68) (i32.const 3) (i32.const 71) (i32.const 7))
+      (call $write (call $stdout) (i32.const 64) (i32.const 4) (i32.const 0))
+      (call $log-draft (i32.const 5) (i32.const 68) (i32.const 0) (i32.const 64) (i32.const 7))
+      (call $finish))"#;
+    let guest = rig.guest(body);
+    assert_ne!(rig.get(guest).0 & EV_END, 0);
+    assert_eq!(
+        rig.lines(),
+        [
+            (7, 6, "ctx\nmessage".into()),
+            (7, 1, "out".into()),
+            (7, 8, "\nout\nctx".into())
+        ]
+    );
+}
+
 /// Grows by a mebibyte, then computes for ever.
 const HOLD: &str = r#"
     (table $t 10 funcref)

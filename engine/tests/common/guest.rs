@@ -178,6 +178,10 @@ const IMPORTS: &[(&str, &str, &str, &str)] = &[
     ),
     ("exit", "exit", "exit", "(param i32)"),
     ("random", "get-random-u64", "random", "(result i64)"),
+    ("config", "get", "setting", "(param i32 i32 i32)"),
+    ("config", "get-all", "settings", "(param i32)"),
+    ("logging", "log", "log", "(param i32 i32 i32 i32 i32)"),
+    ("draft", "log", "log-draft", "(param i32 i32 i32 i32 i32)"),
 ];
 
 /// (type of the component, core name): resource drops.
@@ -230,6 +234,22 @@ const TYPES: &str = r#"
   ))
   (import "wasi:cli/exit@0.2.0" (instance $exit (export "exit" (func (param "status" (result))))))
   (import "wasi:random/random@0.2.0" (instance $random (export "get-random-u64" (func (result u64)))))
+  (import "wasi:config/store@0.2.0-rc.1" (instance $config
+    (type $e' (variant (case "upstream" string) (case "io" string)))
+    (export "error" (type $e (eq $e')))
+    (export "get" (func (param "key" string) (result (result (option string) (error $e)))))
+    (export "get-all" (func (result (result (list (tuple string string)) (error $e)))))
+  ))
+  (import "wasi:logging/logging" (instance $logging
+    (type $l' (enum "trace" "debug" "info" "warn" "error" "critical"))
+    (export "level" (type $l (eq $l')))
+    (export "log" (func (param "level" $l) (param "context" string) (param "message" string)))
+  ))
+  (import "wasi:logging/logging@0.1.0-draft" (instance $draft
+    (type $l' (enum "trace" "debug" "info" "warn" "error" "critical"))
+    (export "level" (type $l (eq $l')))
+    (export "log" (func (param "level" $l) (param "context" string) (param "message" string)))
+  ))
   (import "wasi:http/types@0.2.3" (instance $types
     (alias outer $C $pollable (type $p))
     (alias outer $C $input-stream (type $is))
