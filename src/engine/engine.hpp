@@ -194,7 +194,8 @@ class Guests {
     virtual ~Observer() = default;
     // A guest became ready from another thread. Any thread; must only wake the loop.
     virtual void on_wake() noexcept = 0;
-    // A line of output: stream 1 or 2, or 0 for what the engine says of lines it dropped.
+    // A line of output: stream 1 or 2, or 0 for what the engine says of lines it dropped; 3 to 8:
+    // wasi:logging of the levels trace to critical, context and message with a newline between.
     virtual void on_output(std::uint64_t user, int stream, std::string_view line) noexcept = 0;
   };
   struct Woken {
