@@ -23,14 +23,15 @@ HERE = Path(__file__).resolve().parent
 WAITING = {"clock_nanosleep", "nanosleep", "futex", "restart_syscall", "sched_yield"}
 
 
-def run_wrk(url, connections, seconds, cores, body=0, spread=0):
-    """One run of wrk on these cores, over so many modules in turn (wrk.lua). Errors are counted in the answer; a run
+def run_wrk(url, connections, seconds, cores, body=0, spread=0, accept=""):
+    """One run of wrk on these cores, over so many modules in turn (wrk.lua), with that Accept-Encoding. Errors are counted in the answer; a run
     without any answer is one, too."""
     threads = min(len(cores), connections, 2)
     command = [find("wrk", "wrk"), "-t", str(threads), "-c", str(connections), "-d", f"{seconds}s", "--timeout", "30s",
                "-s", str(HERE / "wrk.lua"), url]
     with procs.pinned(cores):
-        done = subprocess.run(command, env={**os.environ, "BENCH_BODY": str(body), "BENCH_SPREAD": str(spread)},
+        done = subprocess.run(command, env={**os.environ, "BENCH_BODY": str(body), "BENCH_SPREAD": str(spread),
+                                             "BENCH_ACCEPT": accept},
                               stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds + 60, check=False)
     match = re.search(r"^\{.*\}$", done.stdout, re.M)
     if match is None:
@@ -45,17 +46,17 @@ def _own_seconds():
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
-def measure(server, path, connections, seconds, cores, warm=1, body=0, spread=0):
+def measure(server, path, connections, seconds, cores, warm=1, body=0, spread=0, accept=""):
     """A window of load against a server that is ready: the numbers of one round."""
     if warm:
-        run_wrk(server.url(path), connections, warm, cores, body, spread)
+        run_wrk(server.url(path), connections, warm, cores, body, spread, accept)
     session = server.process.pid
     busy, stolen = procs.machine_ticks()
     own = _own_seconds()
     start = time.monotonic()
     before = procs.Usage.of_session(session)
     with procs.MemoryWatch(server) as memory:
-        found = run_wrk(server.url(path), connections, seconds, cores, body, spread)
+        found = run_wrk(server.url(path), connections, seconds, cores, body, spread, accept)
     used = procs.Usage.of_session(session) - before
     elapsed = time.monotonic() - start
     own = _own_seconds() - own

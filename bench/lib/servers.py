@@ -52,6 +52,7 @@ class Config:
     guest: str = ""
     workers: int = 1
     flags: tuple = ()
+    web: str = ""  # nginx: a folder that it serves under /static/, compressed for whoever takes it
     log: str = "warn"  # mik's RUST_LOG: serve writes no line for each request, so neither does mik
 
 
@@ -119,6 +120,11 @@ class Server:
         temporary = "".join(f"{name}_temp_path {folder}/{name};\n"
                             for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
         user = "user root;\n" if os.geteuid() == 0 else ""
+        web = "" if not self.config.web else f"""sendfile on;
+tcp_nopush on;
+types {{ text/html html; application/json json; }}
+location /static/ {{ alias {self.config.web}/; gzip on; gzip_comp_level 1; gzip_types application/json; }}
+"""
         (folder / "nginx.conf").write_text(f"""{user}daemon off;
 worker_processes {self.config.workers};
 pid {folder}/pid;
@@ -130,7 +136,7 @@ keepalive_requests 1000000000;
 default_type text/plain;
 {temporary}server {{
 listen 127.0.0.1:{self.port};
-location / {{ return 200 "ok"; }}
+{web}location / {{ return 200 "ok"; }}
 }}
 }}
 """)

@@ -1,10 +1,15 @@
 -- What wrk found, as one line of JSON in place of its rounded text. With BENCH_BODY in the environment each request
--- is a POST with a body of that many bytes; with BENCH_SPREAD the number of a module is put behind the path, in turn.
+-- is a POST with a body of that many bytes; with BENCH_SPREAD the number of a module is put behind the path, in turn; with BENCH_ACCEPT Accept-Encoding is sent.
 local size = tonumber(os.getenv("BENCH_BODY") or "0")
 if size > 0 then
   wrk.method = "POST"
   wrk.headers["Content-Type"] = "application/octet-stream"
   wrk.body = string.rep("0123456789abcdef", size / 16)
+end
+
+local accept = os.getenv("BENCH_ACCEPT") or ""
+if accept ~= "" then
+  wrk.headers["Accept-Encoding"] = accept
 end
 
 local spread = tonumber(os.getenv("BENCH_SPREAD") or "0")
