@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -10,8 +11,8 @@ namespace mik::runtime {
 
 namespace {
 
-// No longer than what a connection writes at once.
-constexpr std::size_t kPieceBytes = 64 * 1024;
+// A connection writes a few of them at once, and then looks at others.
+constexpr std::size_t kPieceBytes = 16 * 1024;
 
 }  // namespace
 
@@ -24,10 +25,13 @@ class Metrics::Scrape final : public http::ExchangeHandler {
  public:
   enum class State : std::uint8_t { kWaiting, kBuilding, kSending };
 
-  Scrape(Metrics& owner, http::Exchange& exchange, std::string_view request_id,
-         std::string_view traceparent)
+  Scrape(Metrics& owner, http::Exchange& exchange, http::Compression& compression,
+         std::string_view request_id, std::string_view traceparent)
       : owner_(owner),
         exchange_(exchange),
+        compression_(compression),
+        accepted_(compression.accepted(exchange.head().fields)),
+        head_only_(exchange.head().method == "HEAD"),
         request_id_(request_id),
         traceparent_(traceparent),
         format_(metrics_format(exchange.head().fields)),
@@ -38,12 +42,18 @@ class Metrics::Scrape final : public http::ExchangeHandler {
   // May be gone afterwards.
   void send(std::shared_ptr<const std::string> text) {
     text_ = std::move(text);
-    const std::array fields = {
-        http::Field{"Content-Type", content_type(format_)}, http::Field{"Vary", "Accept"},
-        http::Field{"X-Request-ID", request_id_}, http::Field{"traceparent", traceparent_}};
+    std::vector<http::Field> fields = {{"Content-Type", content_type(format_)},
+                                       {"Vary", "Accept"},
+                                       {"X-Request-ID", request_id_},
+                                       {"traceparent", traceparent_}};
+    std::optional<std::uint64_t> length = text_->size();
+    const http::Coding coding = compression_.prepare(accepted_, 200, fields, length);
+    if (coding != http::Coding::kIdentity && !head_only_) {
+      compression_.attach(exchange_, *this, coding);
+    }
     http::ResponseHead head;
     head.fields = fields;
-    head.content_length = text_->size();
+    head.content_length = length;
     exchange_.start(head);
     exchange_.pump();
   }
@@ -53,17 +63,18 @@ class Metrics::Scrape final : public http::ExchangeHandler {
   void on_body_end(std::span<const http::Field> /*trailers*/) override {}
   void on_body_error(http::BodyError /*error*/) override { exchange_.abort(); }
   std::size_t peek(std::span<iovec> pieces) override {
-    const std::size_t left = text_ == nullptr ? 0 : text_->size() - sent_;
-    if (left == 0 || pieces.empty()) {
-      return 0;
+    std::size_t count = 0;
+    for (std::size_t at = sent_; text_ != nullptr && at < text_->size() && count < pieces.size();
+         ++count) {
+      const std::size_t bytes = std::min(kPieceBytes, text_->size() - at);
+      pieces[count] = {const_cast<char*>(text_->data()) + at, bytes};
+      at += bytes;
     }
-    pieces[0] = {const_cast<char*>(text_->data()) + sent_, std::min(left, kPieceBytes)};
-    return 1;
+    return count;
   }
   void consume(std::size_t bytes) override { sent_ += bytes; }
   http::SourceState source_state() override {
-    const bool all = text_ != nullptr && text_->size() - sent_ <= kPieceBytes;
-    return all ? http::SourceState::kEnd : http::SourceState::kOpen;
+    return text_ == nullptr ? http::SourceState::kOpen : http::SourceState::kEnd;
   }
   std::span<const http::Field> trailers() override { return {}; }
   void on_closed(const http::Closed& closed) override {
@@ -78,6 +89,9 @@ class Metrics::Scrape final : public http::ExchangeHandler {
  private:
   Metrics& owner_;
   http::Exchange& exchange_;
+  http::Compression& compression_;
+  const http::AcceptedCodings accepted_;
+  const bool head_only_;
   const std::string request_id_;
   const std::string traceparent_;
   const MetricsFormat format_;
@@ -97,12 +111,12 @@ Metrics::Metrics(const config::Settings& settings, shared::Segment& segment, std
 
 Metrics::~Metrics() = default;
 
-bool Metrics::scrape(http::Exchange& exchange, std::string_view request_id,
-                     std::string_view traceparent) {
+bool Metrics::scrape(http::Exchange& exchange, http::Compression& compression,
+                     std::string_view request_id, std::string_view traceparent) {
   if (scrapes_.size() >= kScrapesMax) {
     return false;
   }
-  Scrape& scrape = scrapes_.emplace_back(*this, exchange, request_id, traceparent);
+  Scrape& scrape = scrapes_.emplace_back(*this, exchange, compression, request_id, traceparent);
   if (!building_ && !build()) {
     scrapes_.pop_back();
     return false;

@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "config/settings.hpp"
+#include "http/compression.hpp"
 #include "http/exchange.hpp"
 #include "net/loop.hpp"
 #include "net/offload.hpp"
@@ -31,8 +32,8 @@ class Metrics {
 
   // Takes the exchange over; the answer names `request_id` and `traceparent`. False: there are too
   // many, and nothing was done.
-  [[nodiscard]] bool scrape(http::Exchange& exchange, std::string_view request_id,
-                            std::string_view traceparent);
+  [[nodiscard]] bool scrape(http::Exchange& exchange, http::Compression& compression,
+                            std::string_view request_id, std::string_view traceparent);
 
  private:
   class Scrape;

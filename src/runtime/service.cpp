@@ -254,7 +254,7 @@ void Service::built_in(http::Exchange& exchange, const Routed& to, Entrance entr
   }
   if (to.to == Routed::To::kMetrics) {
     const Marks marks = make_marks(exchange.head());
-    if (!context_.metrics->scrape(exchange, telemetry::view(marks.id),
+    if (!context_.metrics->scrape(exchange, *context_.compression, telemetry::view(marks.id),
                                   telemetry::view(marks.traceparent))) {
       problem(exchange, 503, "too many ask for this at once");
     }
