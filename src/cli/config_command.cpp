@@ -59,7 +59,11 @@ void show_table(const Table& table, std::string& out) {
     if (value == nullptr || key.type == config::Type::kPersons) {
       continue;
     }
-    std::string line = fmt::format("{} = {}", key.name, config::to_toml(masked(key, *value)));
+    // Naming one of these makes a log file: a default is told, but must not be read again.
+    const bool told =
+        key.name.starts_with("log_max_") && value->origin.kind == config::Origin::Kind::kDefault;
+    std::string line =
+        fmt::format("{}{} = {}", told ? "# " : "", key.name, config::to_toml(masked(key, *value)));
     out += fmt::format("{:<44}  # {}\n", line, value->origin.to_string());
   }
 }

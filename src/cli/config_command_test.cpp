@@ -82,5 +82,20 @@ TEST_F(ShowTest, WhatIsShownMeansTheSameWhenRead) {
   EXPECT_EQ(serialize(second->settings), serialize(first)) << text;
 }
 
+TEST_F(ShowTest, ALogFileThatComesOfItselfIsTold) {
+  arguments.config = write("mik.toml",
+                           "[project]\nname = \"p\"\n[server]\nport = 4000\nmodules = \"m\"\n"
+                           "log_max_files = 7\n");
+  make_folder("m");
+  EXPECT_NE(line("# log file").find("/logs/p-4000.log\" # automatic"), std::string::npos);
+  const config::Settings first = resolved().value().settings;
+  EXPECT_TRUE(first.log_stdout);
+  EXPECT_TRUE(first.log_file.ends_with("/logs/p-4000.log"));
+  arguments.config = write("again.toml", shown());
+  const config::Settings second = resolved().value().settings;
+  EXPECT_EQ(second.log_file, first.log_file);
+  EXPECT_TRUE(second.log_stdout);
+}
+
 }  // namespace
 }  // namespace mik::cli

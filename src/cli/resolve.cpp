@@ -12,7 +12,7 @@
 #include "cli/served.hpp"
 #include "cli/state_folder.hpp"
 #include "supervisor/cpus.hpp"
-#include "telemetry/log.hpp"
+#include "telemetry/directives.hpp"
 
 namespace mik::cli {
 
@@ -37,6 +37,7 @@ class Resolver {
   base::Result<void> build(const Served& served);
   void resolve_state_dir_origin();
   void resolve_log_level();
+  void resolve_log_file();
   void resolve_hot_reload();
   base::Result<void> resolve_api_key();
   void warn(std::string text) { resolved_.warnings.push_back(std::move(text)); }
@@ -119,13 +120,35 @@ void Resolver::resolve_log_level() {
     return;
   }
   bool bad = false;
-  level = telemetry::parse_rust_log(*rust_log, bad);
-  if (bad) {
+  level = telemetry::LogFilter::parse(*rust_log, bad).level(telemetry::Target::kServer);
+  if (!bad) {
+    resolved_.settings.log_filter = *rust_log;
+  } else {
     const std::string shown = config::in_quotes(*rust_log);
     warn(fmt::format("RUST_LOG '{}' is not understood: info is used",
                      shown.substr(1, shown.size() - 2)));
   }
   beside("log level", bad ? "info" : config::in_quotes(*rust_log), from_environment("RUST_LOG"));
+}
+
+// Whoever says how a log is rotated wants a file: without a name for it there is one in the state
+// folder, beside standard output.
+void Resolver::resolve_log_file() {
+  config::Settings& settings = resolved_.settings;
+  const auto named = [this](const char* key) {
+    const config::Value* value = resolved_.document.find(config::SectionId::kServer, key);
+    return value != nullptr && value->origin.kind != Origin::Kind::kDefault;
+  };
+  if (!settings.log_file.empty() || !(named("log_max_size_mb") || named("log_max_files"))) {
+    return;
+  }
+  const std::string& bind = settings.binds.front();
+  const std::size_t colon = bind.rfind(':');
+  const std::string port = bind.starts_with("unix:") ? "unix" : bind.substr(colon + 1);
+  settings.log_file =
+      fmt::format("{}/logs/{}-{}.log", state_dir_,
+                  settings.project_name.empty() ? "mik" : settings.project_name, port);
+  beside("log file", config::in_quotes(settings.log_file), {Origin::Kind::kAutomatic, {}, 0, 0});
 }
 
 // Unset: new files are probed and swapped. Off: a change is only reported, until SIGHUP. On: at
@@ -189,6 +212,7 @@ base::Result<Resolved> Resolver::run() {
   resolved_.settings.binds = std::move(binds.addresses);
   resolve_state_dir_origin();
   resolve_log_level();
+  resolve_log_file();
   resolve_hot_reload();
   MIK_TRY(resolve_api_key());
   if (options_.find_served) {

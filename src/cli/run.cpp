@@ -22,7 +22,10 @@ namespace {
 // Text for people on a terminal; log lines where stdout is a pipeline for JSON.
 class Narrator final : public supervisor::Observer {
  public:
-  explicit Narrator(const config::Settings& settings) : settings_(settings) { open_log(); }
+  Narrator(const config::Settings& settings, bool terminal)
+      : settings_(settings), terminal_(terminal) {
+    open_log();
+  }
 
   void warn(const std::string& text) {
     log_->line(telemetry::Level::kWarn, text);
@@ -30,9 +33,11 @@ class Narrator final : public supervisor::Observer {
   }
 
   void on_listening(const std::vector<std::string>& addresses) override {
-    if (settings_.log_format == config::LogFormat::kText) {
+    if (terminal_ || (settings_.log_stdout && settings_.log_format == config::LogFormat::kText)) {
       banner(addresses);
-      return;
+      if (settings_.log_file.empty()) {
+        return;
+      }
     }
     for (const std::string& address : addresses) {
       log_->line(telemetry::Level::kInfo, said(address, addresses))
@@ -47,6 +52,8 @@ class Narrator final : public supervisor::Observer {
     settings_ = settings;
     open_log();
   }
+
+  void on_reopen_logs() override { log_->reopen(); }
 
   void on_ready() override {
     log_->line(telemetry::Level::kInfo, "Ready");
@@ -77,16 +84,16 @@ class Narrator final : public supervisor::Observer {
   }
   void banner(const std::vector<std::string>& addresses) {
     const bool one = settings_.single_component();
+    const std::string name = telemetry::visible(settings_.component_name);
     fmt::print("Serving {} {}, {} worker{}\n", one ? "component" : "modules of",
-               one ? fmt::format("{} ({})", settings_.component_name, settings_.component_path)
-                   : settings_.modules_dir,
+               one ? fmt::format("{} ({})", name, telemetry::visible(settings_.component_path))
+                   : telemetry::visible(settings_.modules_dir),
                settings_.workers, settings_.workers == 1 ? "" : "s");
     for (const std::string& address : addresses) {
-      fmt::print("{}\n", said(address, addresses));
+      fmt::print("{}\n", telemetry::visible(said(address, addresses)));
     }
     if (one) {
-      fmt::print("Routes: /run/{}/* -> component\nRoutes: /* -> component\n",
-                 settings_.component_name);
+      fmt::print("Routes: /run/{}/* -> component\nRoutes: /* -> component\n", name);
     } else {
       fmt::print("Routes: /run/<module>/* -> <module>.wasm\n");
     }
@@ -101,13 +108,31 @@ class Narrator final : public supervisor::Observer {
   }
 
   void open_log() {
-    log_ = std::make_unique<telemetry::Log>(STDOUT_FILENO, settings_.log_level,
-                                            settings_.log_format, telemetry::Writing::kDirect);
+    log_ = std::make_unique<telemetry::Log>(
+        telemetry::log_options(settings_, telemetry::Writing::kDirect, -1));
   }
 
   config::Settings settings_;
+  const bool terminal_;
   std::unique_ptr<telemetry::Log> log_;
 };
+
+// A log that was asked for by name must be there; one that is a matter of course must not keep a
+// server from starting.
+base::Result<void> check_log_file(Resolved& resolved) {
+  config::Settings& settings = resolved.settings;
+  if (settings.log_file.empty()) {
+    return {};
+  }
+  auto checked = telemetry::check_log_file(settings.log_file);
+  if (checked.has_value() || !settings.log_stdout) {
+    return checked;
+  }
+  resolved.warnings.push_back(checked.error().to_string() +
+                              ": the log goes to standard output alone");
+  settings.log_file.clear();
+  return {};
+}
 
 }  // namespace
 
@@ -117,8 +142,9 @@ base::Result<void> run(const RunArguments& arguments, bool verbose) {
   MIK_TRY(native_code_allowed());
   MIK_TRY_ASSIGN(const std::string state, state_dir(environment));
   make_state_dir(state);  // its modules/ may be what the manifest names
-  MIK_TRY_ASSIGN(const Resolved resolved, resolve(arguments, environment, options));
-  Narrator narrator(resolved.settings);
+  MIK_TRY_ASSIGN(Resolved resolved, resolve(arguments, environment, options));
+  MIK_TRY(check_log_file(resolved));
+  Narrator narrator(resolved.settings, options.terminal);
   for (const std::string& warning : resolved.warnings) {
     narrator.warn(warning);
   }
@@ -126,6 +152,7 @@ base::Result<void> run(const RunArguments& arguments, bool verbose) {
   // The same flags and variables over what the files say now.
   family.reload = [&]() -> base::Result<config::Settings> {
     MIK_TRY_ASSIGN(Resolved again, resolve(arguments, environment, options));
+    MIK_TRY(check_log_file(again));
     for (const std::string& warning : again.warnings) {
       narrator.warn(warning);
     }

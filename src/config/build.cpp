@@ -287,7 +287,8 @@ Settings Builder::build() {
   settings_.config_file = document_.file;
   settings_.workers = static_cast<std::uint32_t>(whole("workers"));
   const std::string& format = server().find("log_format")->text();
-  const bool text = format == "auto" ? context_.terminal : format == "text";
+  settings_.log_stdout = settings_.log_file.empty();
+  const bool text = format == "auto" ? context_.terminal && settings_.log_stdout : format == "text";
   settings_.log_format = text ? LogFormat::kText : LogFormat::kJson;
   add_modules();
   add_tenants();

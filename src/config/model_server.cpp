@@ -187,8 +187,9 @@ constexpr std::array kKeys = {
               milliseconds<&Settings::watch_debounce>),
     later({kIn, "logging", kBool, "false", "Offer `wasi:logging` to guests.",
            flag<&Settings::guest_logging>}),
-    later({kIn, "log_file", kPath, "", "Where the log goes; without it standard output.",
-           text<&Settings::log_file>, 0, 0, Check::kNotEmpty}),
+    Key{kIn, "log_file", kPath, "",
+        "Where the log goes; without it standard output. SIGUSR1: it is opened again.",
+        text<&Settings::log_file>, 0, 0, Check::kNotEmpty},
     Key{.section = kIn,
         .name = "log_format",
         .type = kText,
@@ -197,10 +198,13 @@ constexpr std::array kKeys = {
         .apply = in_build,
         .check = Check::kChoice,
         .choices = "auto|text|json"},
-    later(whole_key("log_max_size_mb", "10", 1, kMiB, "MiB after which the log is rotated.",
-                    whole<&Settings::log_max_bytes, kMiB>)),
-    later(whole_key("log_max_files", "5", 1, 1000, "How many rotated logs are kept.",
-                    whole<&Settings::log_max_files>)),
+    whole_key(
+        "log_max_size_mb", "10", 1, kMiB,
+        "MiB after which the log is rotated. Named without `log_file` (as `log_max_files`): the "
+        "log goes to standard output and to `logs/NAME-PORT.log` in the state folder.",
+        whole<&Settings::log_max_bytes, kMiB>),
+    whole_key("log_max_files", "5", 1, 1000, "How many rotated logs are kept.",
+              whole<&Settings::log_max_files>),
 };
 
 }  // namespace

@@ -238,6 +238,8 @@ void visit(Archive& archive, Value& s) {
   archive(s.api_key);
   archive(s.log_format);
   archive(s.log_level);
+  archive(s.log_filter);
+  archive(s.log_stdout);
   archive(s.log_file);
   archive(s.log_max_bytes);
   archive(s.log_max_files);

@@ -145,7 +145,9 @@ struct Settings {
   // Logs and traces.
   LogFormat log_format = LogFormat::kJson;
   LogLevel log_level = LogLevel::kInfo;
-  std::string log_file;  // absolute; empty: standard output
+  std::string log_filter;  // RUST_LOG where it says more than a level (telemetry/directives.hpp)
+  bool log_stdout = true;  // the log goes to standard output
+  std::string log_file;    // and to this file; absolute; empty: to none
   std::uint64_t log_max_bytes = 10ull << 20;
   std::uint32_t log_max_files = 5;
   bool guest_logging = false;

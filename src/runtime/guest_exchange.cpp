@@ -51,6 +51,7 @@ void GuestExchange::reset() {
   running_ = head_sent_ = ended_ = cut_ = failed_ = body_open_ = body_paused_ = false;
   status_ = 0;
   error_.clear();
+  failure_.reset();
   stats_ = {};
   trailers_.clear();
   saved_.reset();
@@ -86,6 +87,12 @@ void GuestExchange::begin(http::Exchange& exchange, GuestRequest request) {
   shared::count(context_.counters().guest_requests);
   exchange.attach(*this);
   run_clock(!body_open_);
+  if (context_.log.enabled(telemetry::Level::kDebug, telemetry::Target::kHttp)) {
+    line(telemetry::Level::kDebug, telemetry::Target::kHttp, "Request started")
+        .str("method", method_)
+        .str("path", path_)
+        .str("remote_addr", client_);
+  }
   if (request.wait_for_body) {
     waits_for_ = WaitsFor::kBody;
     spans_.waits(RequestSpans::Wait::kBody, started_);
@@ -311,6 +318,9 @@ bool GuestExchange::start(const http::RequestHead& head, std::string_view path_q
   const base::Duration waited = guest_started_ - queued_;
   shared::observe(context_.metrics_cells().queue, shared::kLatencyBoundsUs, waited);
   shared::count(module_->cells.queue_ns, static_cast<std::uint64_t>(waited.count()));
+  if (context_.log.enabled(telemetry::Level::kTrace, telemetry::Target::kHttp)) {
+    line(telemetry::Level::kTrace, telemetry::Target::kHttp, "Guest started");
+  }
   return true;
 }
 

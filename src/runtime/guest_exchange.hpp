@@ -138,6 +138,10 @@ class GuestExchange final : public http::ExchangeHandler,
   void count_closed(const http::Closed& closed, base::Duration took);
   void log_closed(const http::Closed& closed, base::Duration took);
   void end_spans(const http::Closed& closed, base::Duration took);
+  // What identifies this request, in each of its lines.
+  telemetry::Log::Line line(telemetry::Level level, telemetry::Target target,
+                            std::string_view message);
+  void say_dropped_output();
 
   Context& context_;
   GuestExchangePool& pool_;
@@ -157,8 +161,8 @@ class GuestExchange final : public http::ExchangeHandler,
   base::Time started_;
   base::Time queued_;         // since when it waits for its component and permit
   base::Time guest_started_;  // when there is a guest
-  int status_ = 0;            // of the guest's response
-  bool running_ = false;      // inside on_run
+  int status_ = 0;        // of the guest's response
+  bool running_ = false;  // inside on_run
   bool head_sent_ = false;
   bool ended_ = false;      // END was said
   bool cut_ = false;        // ABORT was said
@@ -168,6 +172,7 @@ class GuestExchange final : public http::ExchangeHandler,
   bool counts_as_open_ = false;  // in Context::open_bodies
   bool body_paused_ = false;     // the guest's window is full
   std::string error_;            // for the log; empty when all went well
+  std::optional<shared::GuestFailure> failure_;  // the last one that was counted
   engine::Stats stats_;
 
   telemetry::TraceContext trace_;

@@ -1,5 +1,6 @@
 // How a request ends: the host's answers in place of the guest's, what is counted, the log line.
 #include <algorithm>
+#include <array>
 #include <utility>
 
 #include <fmt/format.h>
@@ -65,6 +66,35 @@ std::string_view public_text(engine::Failure failure) noexcept {
   return "the module failed";
 }
 
+// A line of a guest's output, as it goes to the log.
+struct GuestLine {
+  telemetry::Level level = telemetry::Level::kInfo;
+  std::string_view stream;
+  std::string_view context;  // of wasi:logging
+};
+
+// Of engine::Guests::Observer::on_output. What is left of `text` is what the guest said.
+GuestLine guest_line(int stream, std::string_view& text) noexcept {
+  using telemetry::Level;
+  constexpr std::array<std::string_view, 3> kStreams = {"dropped", "stdout", "stderr"};
+  constexpr std::array<Level, 6> kLevels = {Level::kTrace, Level::kDebug, Level::kInfo,
+                                            Level::kWarn,  Level::kError, Level::kError};
+  GuestLine line;
+  if (stream < static_cast<int>(kStreams.size())) {
+    line.stream = kStreams[static_cast<std::size_t>(std::max(stream, 0))];
+    return line;
+  }
+  const std::size_t level = static_cast<std::size_t>(stream) - kStreams.size();
+  line.level = kLevels[std::min(level, kLevels.size() - 1)];
+  line.stream = "log";
+  const std::size_t newline = text.find('\n');
+  if (newline != std::string_view::npos) {
+    line.context = text.substr(0, newline);
+    text.remove_prefix(newline + 1);
+  }
+  return line;
+}
+
 std::string_view label(http::Outcome outcome) noexcept {
   switch (outcome) {
     case http::Outcome::kComplete:
@@ -81,10 +111,39 @@ std::string_view label(http::Outcome outcome) noexcept {
   return "complete";
 }
 
-// How much of a guest's line goes into one line of the log: with its other members and all that is
-// escaped it must not be longer than PIPE_BUF, or lines of several workers mingle in a pipe.
+// The reference's names for kinds of failures, and `overload`, which it has no name for.
+std::string_view category(std::optional<GuestFailure> failure, int status) noexcept {
+  if (failure.has_value() && *failure != GuestFailure::kOther) {
+    switch (*failure) {
+      case GuestFailure::kDeadline:
+      case GuestFailure::kCpuBudget:
+        return "timeout";
+      case GuestFailure::kOverload:
+        return "overload";
+      default:
+        return "execution";
+    }
+  }
+  switch (status) {
+    case 400:
+    case 408:
+    case 413:
+      return "invalid_request";
+    case 404:
+    case 502:
+      return "module_load";
+    case 429:
+      return "overload";
+    case 503:
+      return failure.has_value() ? "module_load" : "overload";
+    default:
+      return "internal";
+  }
+}
+
+// How much of a guest's line goes into one line of the log, where no value may be longer.
 std::size_t log_piece(std::string_view text) noexcept {
-  constexpr std::size_t kRoom = 2800;
+  constexpr std::size_t kRoom = telemetry::kValueMax - 32;
   std::size_t end = 0;
   for (std::size_t used = 0; end < text.size(); ++end) {
     const auto c = static_cast<unsigned char>(text[end]);
@@ -213,6 +272,7 @@ void GuestExchange::say_memory() noexcept {
 }
 
 void GuestExchange::count_failure(GuestFailure failure) {
+  failure_ = failure;
   context_.segment.count_failure(context_.slot, failure);
   shared::count(module_->cells.failures[static_cast<std::size_t>(failure)]);
 }
@@ -252,6 +312,19 @@ void GuestExchange::count_closed(const http::Closed& closed, base::Duration took
   shared::count(cells.outbound, stats_.outbound);
 }
 
+telemetry::Log::Line GuestExchange::line(telemetry::Level level, telemetry::Target target,
+                                         std::string_view message) {
+  const auto traceparent = telemetry::format_traceparent(trace_);
+  auto line = context_.log.line(level, target, message);
+  line.str("request_id", telemetry::view(request_id_))
+      .str("trace_id", telemetry::view(traceparent).substr(3, 32))
+      .str("module", module_->label);
+  if (!module_->tenant.id.empty()) {
+    line.str("tenant", module_->tenant.id);
+  }
+  return line;
+}
+
 void GuestExchange::end_spans(const http::Closed& closed, base::Duration took) {
   if (spans_.on()) {
     spans_.end(started_ + took,
@@ -270,45 +343,63 @@ void GuestExchange::end_spans(const http::Closed& closed, base::Duration took) {
 }
 
 void GuestExchange::log_closed(const http::Closed& closed, base::Duration took) {
+  say_dropped_output();
   const telemetry::Level level = error_.empty() ? telemetry::Level::kInfo : telemetry::Level::kWarn;
-  if (!context_.log.enabled(level)) {
+  if (!context_.log.enabled(level, telemetry::Target::kHttp)) {
     return;
   }
-  const auto traceparent = telemetry::format_traceparent(trace_);
-  auto line = context_.log.line(level, error_.empty() ? "Request completed" : "Request failed");
-  line.str("request_id", telemetry::view(request_id_))
-      .str("trace_id", telemetry::view(traceparent).substr(3, 32))
-      .str("method", method_)
-      .str("path", path_)
+  auto said = line(level, telemetry::Target::kHttp,
+                   error_.empty() ? "Request completed" : "Request failed");
+  said.str("method", method_)
       .str("remote_addr", client_)
-      .str("module", module_->label)
       .num("status", closed.status)
       .ms("duration_ms", took)
       .ms("cpu_ms", stats_.cpu)
       .num("bytes_in", static_cast<std::int64_t>(closed.body_bytes_in))
       .num("bytes_out", static_cast<std::int64_t>(closed.body_bytes_out));
   if (closed.outcome != http::Outcome::kComplete) {
-    line.str("outcome", label(closed.outcome));
+    said.str("outcome", label(closed.outcome));
   }
   if (!error_.empty()) {
-    line.str("error", error_);
+    said.str("category", category(failure_, closed.status)).str("error", error_);
   }
+  said.str("path", path_);  // last: it may be as long as a head, and is cut to what is left
 }
 
 void GuestExchange::on_guest_output(int stream, std::string_view text) noexcept {
-  if (!context_.log.enabled(telemetry::Level::kInfo)) {
+  constexpr auto kGuest = telemetry::Target::kGuest;
+  const GuestLine of = guest_line(stream, text);
+  if (!context_.log.enabled(of.level, kGuest)) {
     return;
   }
-  constexpr std::array<std::string_view, 3> kStreams = {"dropped", "stdout", "stderr"};
+  say_dropped_output();
   do {
     const std::string_view piece = text.substr(0, log_piece(text));
-    context_.log.line(telemetry::Level::kInfo, "Guest output")
-        .str("request_id", telemetry::view(request_id_))
-        .str("module", module_->label)
-        .str("stream", kStreams[static_cast<std::size_t>(std::clamp(stream, 0, 2))])
-        .str("text", piece);
+    if (stream == 0 || module_->output.take(context_.loop.now(), piece.size(), {})) {
+      auto said = line(of.level, kGuest, "Guest output");
+      said.str("stream", of.stream);
+      if (!of.context.empty()) {
+        said.str("context", of.context);
+      }
+      said.str("text", piece);
+    } else {
+      shared::count(context_.counters().log_lines_dropped);
+    }
     text.remove_prefix(piece.size());
   } while (!text.empty());
+}
+
+// In the second after the one in which the module's guests wrote too much.
+void GuestExchange::say_dropped_output() {
+  const auto dropped = module_->output.over(context_.loop.now());
+  if (dropped.lines == 0) {
+    return;
+  }
+  auto said =
+      context_.log.line(telemetry::Level::kWarn, telemetry::Target::kGuest, "Guest output dropped");
+  said.str("module", module_->label)
+      .num("lines", static_cast<std::int64_t>(dropped.lines))
+      .num("bytes", static_cast<std::int64_t>(dropped.bytes));
 }
 
 }  // namespace mik::runtime

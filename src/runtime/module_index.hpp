@@ -25,6 +25,7 @@
 #include "runtime/account.hpp"
 #include "shared/modules.hpp"
 #include "shared/segment.hpp"
+#include "telemetry/log_budget.hpp"
 
 namespace mik::runtime {
 
@@ -83,6 +84,7 @@ struct ModuleEntry {
   reliability::ServiceTime service;  // how long its requests take, here
   shared::ModuleCells& cells;        // of this worker
   shared::Cell& breaker;             // of all workers
+  telemetry::LogBudget output;       // of what its guests write
 
   // What the table said when it was last read.
   shared::RowState state = shared::RowState::kIdle;

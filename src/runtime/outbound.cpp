@@ -25,6 +25,11 @@ std::uint64_t partition_of(const ModuleEntry& module) noexcept {
   return (module.incarnation << 32) | (module.row + 1ull);
 }
 
+// For the log: an authority may come with a name and a password.
+std::string_view host_of(std::string_view authority) noexcept {
+  return authority.substr(authority.rfind('@') + 1);
+}
+
 }  // namespace
 
 class OutboundExchanges::One final : public http::ClientExchangeHandler {
@@ -77,6 +82,9 @@ class OutboundExchanges::One final : public http::ClientExchangeHandler {
   }
 
   void on_head(int status, std::span<const http::Field> fields) override {
+    owner_.context_.log
+        .line(telemetry::Level::kDebug, telemetry::Target::kOutbound, "Outgoing request answered")
+        .num("status", status);
     answered_ = true;
     shared::bump(cells_.answered);
     span_.answered(status);
@@ -98,7 +106,8 @@ class OutboundExchanges::One final : public http::ClientExchangeHandler {
     if (!answered_) {
       shared::bump(cells_.failed);
     }
-    owner_.context_.log.line(telemetry::Level::kWarn, "Outgoing request failed")
+    owner_.context_.log
+        .line(telemetry::Level::kWarn, telemetry::Target::kOutbound, "Outgoing request failed")
         .str("error", http::label(error))
         .str("detail", detail);
     span_.end(http::label(error));
@@ -218,10 +227,11 @@ void OutboundExchanges::begin(engine::OutboundId id, const GuestExchange& guest)
     error = http::ClientError::kConnectionLimitReached;
   }
   if (error != http::ClientError::kNone) {
-    context_.log.line(telemetry::Level::kWarn, "Outgoing request refused")
+    context_.log
+        .line(telemetry::Level::kWarn, telemetry::Target::kOutbound, "Outgoing request refused")
         .str("request_id", guest.request_id())
         .str("module", module.label)
-        .str("host", head.authority)
+        .str("host", host_of(head.authority))
         .str("error", http::label(error));
     shared::bump(context_.metrics_cells().outbound_refused);
     span.end(http::label(error));
@@ -233,6 +243,12 @@ void OutboundExchanges::begin(engine::OutboundId id, const GuestExchange& guest)
   active_.insert(one);
   ++by_guest_[guest.id()];
   context_.guests->accept(id, reinterpret_cast<std::uint64_t>(one));
+  context_.log
+      .line(telemetry::Level::kDebug, telemetry::Target::kOutbound, "Outgoing request started")
+      .str("request_id", guest.request_id())
+      .str("module", module.label)
+      .str("method", request.method)
+      .str("host", host_of(head.authority));
   one->started(client_.start(request, *one));
 }
 

@@ -252,6 +252,9 @@ void Service::built_in(http::Exchange& exchange, const Routed& to, Entrance entr
     ask_desk(exchange);
     return;
   }
+  context_.log.line(telemetry::Level::kDebug, telemetry::Target::kHttp, "Built-in request")
+      .str("method", exchange.head().method)
+      .str("path", exchange.head().path_query.substr(0, exchange.head().path_query.find('?')));
   if (to.to == Routed::To::kMetrics) {
     const Marks marks = make_marks(exchange.head());
     if (!context_.metrics->scrape(exchange, *context_.compression, telemetry::view(marks.id),

@@ -43,7 +43,6 @@ constexpr std::size_t kOffloadThreads = 4;
 constexpr std::size_t kOffloadQueue = 256;
 constexpr base::Duration kTracesFlushMax = std::chrono::seconds(3);
 constexpr std::size_t kLogFlushBytes = 32 * 1024;
-constexpr int kStdout = 1;
 constexpr int kMallocMapsFrom = 4 << 20;
 constexpr int kMallocKeeps = 8 << 20;
 
@@ -102,7 +101,12 @@ class WorkerTurn final : public net::TurnHook {
     metrics.loop_lag_max_us.store(
         static_cast<std::uint64_t>(std::max(lag_, lag_before_).count() / 1000), kRelaxed);
   }
-  void flush() { context_.log.flush(); }
+  void flush() {
+    context_.log.flush();
+    const std::uint64_t dropped = context_.log.dropped();
+    shared::count(context_.counters().log_lines_dropped,
+                  dropped - std::exchange(dropped_, dropped));
+  }
 
   Context& context_;
   Scheduler& scheduler_;
@@ -111,6 +115,7 @@ class WorkerTurn final : public net::TurnHook {
   base::Duration lag_{};         // the longest turn of this window
   base::Duration lag_before_{};  // and of the one before
   base::Time lag_window_end_;
+  std::uint64_t dropped_ = 0;  // counted already
 };
 
 // What came up in the engine.
@@ -225,7 +230,7 @@ Worker::Worker(shared::WorkerBoot boot, config::Settings settings, shared::Segme
       segment_(std::move(segment)),
       control_(std::move(boot_.control)),
       loop_(std::move(loop)),
-      log_(kStdout, settings_.log_level, settings_.log_format),
+      log_(telemetry::log_options(settings_, telemetry::Writing::kThread, static_cast<int>(slot_))),
       context_{settings_, *loop_, segment_, slot_, log_, {}},
       guest_observer_(*loop_),
       drain_timer_(net::Timer::of<&Worker::on_drain_deadline>(this)),
@@ -365,7 +370,10 @@ bool Worker::tell_supervisor(const shared::Message& message) {
   return sent.has_value();
 }
 
-void Worker::on_module_loaded(const ModuleEntry& /*entry*/) {
+void Worker::on_module_loaded(const ModuleEntry& entry) {
+  log_.line(telemetry::Level::kDebug, telemetry::Target::kModules, "Module loaded")
+      .str("module", entry.label)
+      .num("artefact_bytes", static_cast<std::int64_t>(entry.artefact_bytes));
   if (context_.ready) {
     return;
   }
@@ -376,7 +384,8 @@ void Worker::on_module_loaded(const ModuleEntry& /*entry*/) {
 }
 
 void Worker::on_artefact_refused(const ModuleEntry& entry, const base::Error& error) {
-  log_.line(telemetry::Level::kWarn, "Artefact refused; compiling again")
+  log_.line(telemetry::Level::kWarn, telemetry::Target::kModules,
+            "Artefact refused; compiling again")
       .str("module", entry.label)
       .str("error", error.to_string());
 }
@@ -386,7 +395,7 @@ void Worker::on_module_failed(const ModuleEntry& entry, const base::Error& error
     if (by == FoundBy::kSupervisor) {
       return;
     }
-    log_.line(telemetry::Level::kWarn, "Module cannot be loaded")
+    log_.line(telemetry::Level::kWarn, telemetry::Target::kModules, "Module cannot be loaded")
         .str("module", entry.label)
         .str("error", error.to_string());
     return;
@@ -404,6 +413,8 @@ void Worker::on_socket(base::Fd socket) {
   if (tls_.has_value()) {
     ::getsockopt(socket.get(), SOL_SOCKET, SO_DOMAIN, &family, &size);
   }
+  log_.line(telemetry::Level::kTrace, telemetry::Target::kHttp, "Connection opened")
+      .num("connections", static_cast<std::int64_t>(connections()) + 1);
   const bool admin = admin_sockets_.has_value() && admin_sockets_->contain(socket.get());
   http::Server& server = admin ? *admin_server_ : *server_;
   server.adopt(std::move(socket), family == AF_UNIX ? nullptr : &*tls_);
@@ -445,6 +456,8 @@ void Worker::on_message(const shared::Message& message) {
     modules_->on_message(*failed);
   } else if (const auto* prepare = std::get_if<shared::Prepare>(&message)) {
     modules_->on_message(*prepare);
+  } else if (std::holds_alternative<shared::ReopenLogs>(message)) {
+    log_.reopen();
   } else if (const auto* order = std::get_if<shared::Drain>(&message)) {
     drain(base::from_ns(order->deadline_ns),
           order->generation_only ? Acceptor::End::kGeneration : Acceptor::End::kFamily);

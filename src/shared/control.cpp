@@ -59,6 +59,7 @@ struct FieldWriter {
   }
   void operator()(const Compiled& m) const { artefact(m); }
   void operator()(const CompileFailed& m) const { failure(m); }
+  void operator()(const ReopenLogs&) const {}
 
  private:
   template <class M>
@@ -116,6 +117,7 @@ struct FieldReader {
   }
   bool operator()(Compiled& m) const { return artefact(m); }
   bool operator()(CompileFailed& m) const { return failure(m); }
+  bool operator()(ReopenLogs&) const { return true; }
 
  private:
   bool boolean(bool& value) const {

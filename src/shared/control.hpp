@@ -110,8 +110,13 @@ struct Drain {
   friend bool operator==(const Drain&, const Drain&) = default;
 };
 
+// Supervisor to all workers: SIGUSR1 came, log files may have been moved away.
+struct ReopenLogs {
+  friend bool operator==(const ReopenLogs&, const ReopenLogs&) = default;
+};
+
 using Message = std::variant<Ready, NeedArtefact, Fatal, ArtefactReady, ArtefactFailed, Drain,
-                             Resolved, Prepared, Prepare, Compiled, CompileFailed>;
+                             Resolved, Prepared, Prepare, Compiled, CompileFailed, ReopenLogs>;
 
 // A packet is never longer; texts are cut to fit.
 inline constexpr std::size_t kMessageMax = 32 * 1024;

@@ -24,6 +24,7 @@ std::vector<Message> one_of_each() {
           Prepared{9, 6, false, "no memory"},
           Prepare{9, 1, 6, digest},
           Compiled{digest, 1234},
+          ReopenLogs{},
           CompileFailed{base::ErrorCode::kNotComponent, "it is a picture", "compile it"}};
 }
 

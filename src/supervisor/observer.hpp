@@ -22,6 +22,8 @@ class Observer {
   virtual void on_ready() {}
   // A reload is done: workers with these settings serve.
   virtual void on_reloaded(const config::Settings& settings) { static_cast<void>(settings); }
+  // SIGUSR1: log files may have been moved away.
+  virtual void on_reopen_logs() {}
   // For the log: deaths, restarts, signals, compilations.
   virtual void on_event(Severity severity, const std::string& text) {
     static_cast<void>(severity);

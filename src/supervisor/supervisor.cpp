@@ -246,6 +246,11 @@ void Supervisor::on_signal(int signal) {
       }
       break;
     }
+    case SIGUSR1:
+      observer_.on_reopen_logs();
+      tell_workers(shared::ReopenLogs{});
+      say(Severity::kInfo, "Received SIGUSR1: log files are opened again");
+      break;
     case SIGHUP:
       if (options_.reload && phase_ == Phase::kServing) {
         say(Severity::kInfo, "Received SIGHUP: reading the configuration again");
@@ -254,7 +259,6 @@ void Supervisor::on_signal(int signal) {
       }
       [[fallthrough]];
     default:
-      // SIGUSR1 is reserved for reopening logs, and has nothing to do yet.
       say(Severity::kInfo, std::string("Received ") + ::sigdescr_np(signal) + ": nothing to do");
       break;
   }

@@ -1,40 +1,54 @@
 // Structured log lines: JSON (one object a line) or text. A line is built into a buffer on the
-// caller's thread; a writer thread does the write(2), so a slow pipe never holds a loop. When it
-// cannot keep up lines are dropped, counted and said. Log and Line are confined to one thread (the
-// loop's); the writer thread is inside.
+// caller's thread; a writer brings it to standard output, a file or both. What finds no room is
+// dropped, counted and said. Log and Line are confined to one thread (the loop's).
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/time.hpp"
 #include "config/settings.hpp"
+#include "telemetry/directives.hpp"
+#include "telemetry/escape.hpp"
+#include "telemetry/log_file.hpp"
+#include "telemetry/log_writer.hpp"
 
 namespace mik::telemetry {
 
-using Level = config::LogLevel;
 using Format = config::LogFormat;
 
-// RUST_LOG as far as it concerns us: a level, or comma-separated directives of which the bare one
-// and those for the target `mik` count ("info", "warn,mik=debug"). Sets `bad` when nothing in it
-// could be understood.
-Level parse_rust_log(std::string_view text, bool& bad) noexcept;
+// No line is longer, its newline included: PIPE_BUF, up to which lines of several processes do not
+// mingle in a pipe.
+inline constexpr std::size_t kLineMax = 4096;
+// Nor is a value, which is cut and then ends in U+2026.
+inline constexpr std::size_t kValueMax = 2432;
 
-// Appends `text` as the inside of a JSON string: RFC 8259 section 7; bytes that are not UTF-8
-// become U+FFFD.
-void append_json_escaped(std::string& out, std::string_view text);
+struct LogOptions {
+  int fd = -1;  // not owned; -1: none
+  std::optional<LogFileOptions> file;
+  LogFilter filter;
+  Format format = Format::kJson;
+  Writing writing = Writing::kThread;
+  std::size_t pending_bytes_max = 1 << 20;  // what waits for a writer
+  // What every line says of who wrote it; empty or negative: nothing.
+  std::string service_name;
+  std::string service_version;
+  int worker = -1;
+};
 
-// Who does the write(2): a thread of the log's own, or whoever calls flush(), for processes that
-// must have one thread.
-enum class Writing : std::uint8_t { kThread, kDirect };
+// What the settings say; a worker's number, or -1 for the supervisor.
+LogOptions log_options(const config::Settings& settings, Writing writing, int worker);
 
 class Log {
  public:
   // One line under construction; written when it is destroyed. Keys are ours and need no escaping;
-  // values may be anything a client or guest sent.
+  // values may be anything a client or guest sent. Put first what must not be lost: a value for
+  // which there is no room is cut, or left out.
   class Line {
    public:
     Line(Line&& other) noexcept;
@@ -50,46 +64,52 @@ class Log {
    private:
     friend class Log;
     Line(Log* log, std::size_t start) noexcept : log_(log), start_(start) {}
+    // Begins a member of at most so many bytes, if there is room.
+    bool begin(std::string_view key, std::size_t bytes_max);
     Log* log_;
     std::size_t start_;
   };
 
-  // Writes to `fd`, which it does not own. `pending_bytes_max` bounds what waits for the writer.
-  Log(int fd, Level level, Format format, Writing writing = Writing::kThread,
+  explicit Log(LogOptions options);
+  // Standard output alone.
+  Log(int fd, LogFilter filter, Format format, Writing writing = Writing::kThread,
       std::size_t pending_bytes_max = 1 << 20);
-  // Writes what is pending, waiting at most a second for a reader that does not read.
   ~Log();
   Log(const Log&) = delete;
   Log& operator=(const Log&) = delete;
 
-  bool enabled(Level level) const noexcept { return level <= level_ && level_ != Level::kOff; }
+  bool enabled(Level level, Target target = Target::kServer) const noexcept {
+    return options_.filter.passes(level, target);
+  }
   // The caller asks enabled() first where building the fields costs something; a line below the
   // level is dropped.
-  Line line(Level level, std::string_view message);
+  Line line(Level level, std::string_view message) { return line(level, Target::kServer, message); }
+  Line line(Level level, Target target, std::string_view message);
 
-  // Hands what was logged to the writer. The loop calls it at the end of turns, so that lines of
+  // Hands what was logged to the writers. The loop calls it at the end of turns, so that lines of
   // many requests go out by one write.
   void flush();
   // What waits for flush().
   std::size_t pending_bytes() const noexcept { return buffer_.size(); }
-  std::uint64_t dropped() const noexcept { return dropped_; }
+  // Lines that were not written.
+  std::uint64_t dropped() const noexcept;
+  // The file may be another by now: it is opened again.
+  void reopen();
 
  private:
-  struct Writer;
   void append_time();
-  void write_directly();
+  void append_common();
   void finish(std::size_t start);
+  void say_what_happened(bool room);
 
-  int fd_;
-  Level level_;
-  Format format_;
-  std::size_t pending_bytes_max_;
+  LogOptions options_;
+  std::string common_;  // members of every line
   std::string buffer_;
-  std::uint64_t dropped_ = 0;
+  std::uint64_t dropped_ = 0;  // here, before a writer had them
   std::uint64_t dropped_said_ = 0;
   std::int64_t second_ = -1;
   std::string second_text_;
-  std::unique_ptr<Writer> writer_;  // null when writing directly
+  std::vector<std::unique_ptr<LogWriter>> writers_;
 };
 
 }  // namespace mik::telemetry
