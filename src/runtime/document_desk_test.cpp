@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <mutex>
 
+#include "runtime/answers.hpp"
 #include "runtime/test_worker.hpp"
 
 namespace mik::runtime {
