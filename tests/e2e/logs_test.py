@@ -133,7 +133,7 @@ class FieldsTest(Case):
             server.wait_log("RUST_LOG", level="WARN")
 
     def test_lines_of_workers_do_not_mingle_in_a_pipe_however_long_the_path(self):
-        long = "/hello/" + "x%22" * 1600
+        long = "/hello/" + "x\"" * 1900
         with Server(LAB, workers=2) as server:
             def ask():
                 for _ in range(30):
