@@ -53,7 +53,7 @@ class Exposition:
         assert float(value) >= 0
         if exemplar:
             assert self.open_metrics and name.endswith("_bucket"), f"an exemplar where none may be: {line}"
-            bound = re.search(r'le="([^"]+)"', labels).group(1)
+            bound = re.search(r'(?:^|,)le="([^"]+)"', labels).group(1)
             assert float(exemplar_value) <= float(bound.replace("+Inf", "inf")), line
             self.exemplars[key] = (exemplar, float(exemplar_value))
 
@@ -63,7 +63,7 @@ class Exposition:
         for key, value in self.samples.items():
             name, _, labels = key.partition("{")
             if name.endswith("_bucket") and self.families.get(name[:-7]) == "histogram":
-                bound = re.search(r',?le="([^"]+)"', labels)
+                bound = re.search(r'(?:^|,)le="([^"]+)"', labels)
                 rest = labels.replace(bound.group(0), "").rstrip("}")
                 series.setdefault((name[:-7], rest), []).append((float(bound.group(1).replace("+Inf", "inf")), value))
         for (name, rest), buckets in series.items():
