@@ -302,7 +302,7 @@ class EnvironmentTest(Case):
             self.assertRegex(text, r"Starting server on http://127\.0\.0\.1:\d+\r\n")
             for line in ("Routes: /run/lab/* -> component", "Health: /health", "Metrics: /metrics"):
                 self.assertIn(line, text)
-            text = self._read_until(ours, text, r"INFO Ready")
+            text = self._read_until(ours, text, r"INFO mik::server Ready")
             self.assertNotIn('{"timestamp"', text)
         finally:
             process.terminate()
