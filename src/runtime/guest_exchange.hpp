@@ -161,17 +161,17 @@ class GuestExchange final : public http::ExchangeHandler,
   base::Time started_;
   base::Time queued_;         // since when it waits for its component and permit
   base::Time guest_started_;  // when there is a guest
-  int status_ = 0;        // of the guest's response
-  bool running_ = false;  // inside on_run
+  int status_ = 0;            // of the guest's response
+  bool running_ = false;      // inside on_run
   bool head_sent_ = false;
   bool ended_ = false;      // END was said
   bool cut_ = false;        // ABORT was said
   bool failed_ = false;     // and the module is to blame
   bool body_open_ = false;  // the request body has not ended
   WaitsFor waits_for_ = WaitsFor::kNothing;
-  bool counts_as_open_ = false;  // in Context::open_bodies
-  bool body_paused_ = false;     // the guest's window is full
-  std::string error_;            // for the log; empty when all went well
+  bool counts_as_open_ = false;                  // in Context::open_bodies
+  bool body_paused_ = false;                     // the guest's window is full
+  std::string error_;                            // for the log; empty when all went well
   std::optional<shared::GuestFailure> failure_;  // the last one that was counted
   engine::Stats stats_;
 
