@@ -348,7 +348,7 @@ fn what_guests_hold_is_counted_while_they_live() {
     assert_eq!(held(&rig), 0);
     let first = run(&mut rig);
     let one = rig.stats(first).memory_bytes;
-    assert!(one > (17 * 64 << 10) + 8 * 1000, "{one}");
+    assert!(one > ((17 * 64) << 10) + 8 * 1000, "{one}");
     assert_eq!(held(&rig), one);
     assert_eq!(unsafe { mik_engine::mik_req_memory(rig.l, first) }, one);
     let second = run(&mut rig);

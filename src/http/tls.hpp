@@ -44,8 +44,8 @@ class TlsClient {
   bool prepare(TlsWaiter& waiter);
   void leave(TlsWaiter& waiter);
 
-  // Takes a connected socket. TLS 1.2 at least, ALPN as asked for, SNI but for address literals, the
-  // peer's certificate checked for origin.host, a kept session offered. Only when ready().
+  // Takes a connected socket. TLS 1.2 at least, ALPN as asked for, SNI but for address literals,
+  // the peer's certificate checked for origin.host, a kept session offered. Only when ready().
   std::unique_ptr<Transport> connect(base::Fd socket, const Origin& origin);
 
  private:

@@ -13,8 +13,9 @@ namespace mik::runtime {
 
 class MemoryShare {
  public:
-  // `budget_bytes`: of all workers and compile children; 0: no bound. An eighth of it is what instances that have ended
-  // leave in the pools (compile_child.cpp), the rest is for those that live.
+  // `budget_bytes`: of all workers and compile children; 0: no bound. An eighth of it is what
+  // instances that have ended leave in the pools (compile_child.cpp), the rest is for those that
+  // live.
   MemoryShare(shared::Segment& segment, std::size_t slot, engine::Guests& guests,
               std::uint64_t budget_bytes) noexcept;
 

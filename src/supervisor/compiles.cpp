@@ -186,8 +186,7 @@ void Compiles::finish_job(const shared::Message& message) {
 // A file that changes while it is read has not been compiled, and is no failure.
 void Compiles::count(const shared::Message& message) noexcept {
   const auto* failed = std::get_if<shared::CompileFailed>(&message);
-  if (segment_ == nullptr ||
-      (failed != nullptr && failed->code == base::ErrorCode::kCancelled)) {
+  if (segment_ == nullptr || (failed != nullptr && failed->code == base::ErrorCode::kCancelled)) {
     return;
   }
   shared::SegmentHeader& header = segment_->header();
