@@ -3,9 +3,11 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <csignal>
@@ -20,7 +22,13 @@ namespace {
 
 constexpr int kExecFailed = 127;
 
-void set_cpus(const std::vector<int>& cpus) {
+// Where a child runs and how politely, once it has become the new program: a child that had to wait
+// for a busy CPU, or behind everybody, before its exec would hold up whoever starts it.
+void place(pid_t pid, const std::vector<int>& cpus, int nice) {
+  if (nice != 0) {
+    const int ours = ::getpriority(PRIO_PROCESS, 0);
+    ::setpriority(PRIO_PROCESS, static_cast<id_t>(pid), std::min(ours + nice, 19));
+  }
   if (cpus.empty()) {
     return;
   }
@@ -32,7 +40,7 @@ void set_cpus(const std::vector<int>& cpus) {
     }
   }
   // A CPU that went offline since: unpinned is better than not at all.
-  ::sched_setaffinity(0, sizeof set, &set);
+  ::sched_setaffinity(pid, sizeof set, &set);
 }
 
 // Puts descriptors[i] at kFirstFd + i and the pipe after them. False: errno says why.
@@ -82,11 +90,6 @@ bool place_descriptors(const std::vector<int>& descriptors, int error_pipe) {
   sigset_t none;
   ::sigemptyset(&none);
   ::sigprocmask(SIG_SETMASK, &none, nullptr);
-  set_cpus(plan.cpus);
-  if (plan.nice != 0) {
-    errno = 0;
-    [[maybe_unused]] const int value = ::nice(plan.nice);
-  }
   const int null = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
   if (null < 0 || ::dup2(null, STDIN_FILENO) < 0) {
     fail(pipe);
@@ -138,6 +141,7 @@ base::Result<pid_t> spawn(const SpawnPlan& plan) {
     ::waitpid(pid, nullptr, 0);
     return base::Error::from_errno("cannot execute " + plan.executable, error);
   }
+  place(pid, plan.cpus, plan.nice);
   return pid;
 }
 
