@@ -24,8 +24,10 @@ def serve(more="", breaker="", workers=2):
 
 class BreakerTest(Case):
     def fail(self, server, times, target="/trap"):
-        for _ in range(times):
-            self.assertEqual(server.get(target).status, 502)
+        with server.connect() as connection:
+            for _ in range(times):
+                self.assertEqual(connection.ask("GET", target).status, 502)
+            connection.ask("GET", "/health")  # read once the last result is recorded
 
     def assert_open(self, server):
         response = server.get("/hello")
