@@ -108,7 +108,7 @@ bool WaitQueue::hopeless(const Target& target, const Patience& patience, base::T
     return true;
   }
   const base::Time begins = now + base::Duration(static_cast<base::Duration::rep>(wait));
-  return base::saturating_add(begins, patience.service) > patience.deadline;
+  return base::saturating_add(begins, patience.answer) > patience.deadline;
 }
 
 bool WaitQueue::make_room(std::uint32_t tenant_row) {
@@ -151,7 +151,7 @@ WaitQueue::Answer WaitQueue::enter(Waiter& waiter, const Target& target, const P
   waiter.by_ = by;
   waiter.until_ = base::saturating_add(now, patience.queue);
   if (patience.deadline != base::kNever) {
-    waiter.until_ = std::min(waiter.until_, patience.deadline - patience.service);
+    waiter.until_ = std::min(waiter.until_, patience.deadline - patience.answer);
   }
   waiter.insert_before(group->waiters);
   ++group->size;
@@ -163,9 +163,7 @@ WaitQueue::Answer WaitQueue::enter(Waiter& waiter, const Target& target, const P
 // Out of its group, into the list of those to be told.
 void WaitQueue::settle(Waiter& waiter, RefusedBy by) noexcept {
   waiter.unlink();
-  --waiter.group_->size;
-  --size_;
-  waiter.group_ = nullptr;
+  leave_group(waiter);
   waiter.by_ = by;
   waiter.insert_before(settled_);
 }
@@ -173,11 +171,20 @@ void WaitQueue::settle(Waiter& waiter, RefusedBy by) noexcept {
 void WaitQueue::remove(Waiter& waiter) noexcept {
   waiter.unlink();
   if (waiter.group_ != nullptr) {
-    --waiter.group_->size;
-    --size_;
+    leave_group(waiter);
   }
-  waiter.group_ = nullptr;
   waiter.queue_ = nullptr;
+}
+
+void WaitQueue::leave_group(Waiter& waiter) noexcept {
+  Group& group = *std::exchange(waiter.group_, nullptr);
+  // What the last turn ran into concerns those who waited then.
+  if (--group.size == 0) {
+    group.full = RefusedBy::kNone;
+  }
+  if (--size_ == 0) {
+    overload_ = RefusedBy::kNone;
+  }
 }
 
 void WaitQueue::turn(base::Time now) {

@@ -83,7 +83,8 @@ class WaitQueue {
   struct Patience {
     base::Duration queue{0};  // how long; 0: not at all
     base::Time deadline = base::kNever;
-    base::Duration service{0};  // how long it will take: ServiceTime::mean
+    base::Duration service{0};  // how long a place is held: ServiceTime::mean
+    base::Duration answer{0};   // how long until its response begins, once it has a place
   };
   enum class Entered : std::uint8_t { kAdmitted, kWaiting, kRefused };
   struct Answer {
@@ -114,6 +115,7 @@ class WaitQueue {
                 RefusedBy by) const noexcept;
   bool make_room(std::uint32_t tenant_row);
   void settle(Waiter& waiter, RefusedBy by) noexcept;
+  void leave_group(Waiter& waiter) noexcept;
   void remove(Waiter& waiter) noexcept;
   void expire(base::Time now) noexcept;
   void admit() noexcept;

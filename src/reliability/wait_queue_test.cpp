@@ -135,6 +135,7 @@ TEST_F(WaitQueueTest, WhoCouldNotBeServedInTimeIsRefusedAtOnce) {
   fill();
   patience_.deadline = now_ + seconds(1);
   patience_.service = milliseconds(10);
+  patience_.answer = milliseconds(10);
   EXPECT_TRUE(request(a_).waiting());
   patience_.deadline = now_ + milliseconds(9);
   request(a_);
@@ -146,10 +147,37 @@ TEST_F(WaitQueueTest, WhoCouldNotBeServedInTimeIsRefusedAtOnce) {
   EXPECT_EQ(answer_.by, RefusedBy::kGlobal);
 }
 
+// A deadline is for the head of a response; a stream may go on for long after it.
+TEST_F(WaitQueueTest, ThatPlacesAreHeldForLongIsNoReasonToMissADeadline) {
+  fill();
+  patience_.queue = seconds(60);
+  patience_.deadline = now_ + seconds(30);
+  patience_.service = seconds(70);
+  patience_.answer = milliseconds(1);
+  request(a_);
+  EXPECT_EQ(answer_.entered, Entered::kRefused) << "no place in time";
+  patience_.service = seconds(40);
+  EXPECT_TRUE(request(a_).waiting());
+}
+
+TEST_F(WaitQueueTest, WhatTheLastWhoWaitedRanIntoIsForgottenWithThem) {
+  fill();
+  Request& gone = request(a_);
+  ASSERT_TRUE(gone.waiting());
+  queue_.turn(now_);  // runs into the limit of all
+  gone.leave();
+  requests_.clear();
+  Target full = b_;
+  full.module_max = 1;
+  ASSERT_TRUE(request(full).permit.held());
+  ASSERT_TRUE(request(full).waiting());
+  EXPECT_TRUE(request(a_).permit.held()) << "there is room";
+}
+
 TEST_F(WaitQueueTest, ADeadlineBeforeTheEndOfPatienceCounts) {
   fill();
   patience_.deadline = now_ + milliseconds(60);
-  patience_.service = milliseconds(10);
+  patience_.answer = milliseconds(10);
   Request& waits = request(a_);
   queue_.turn(now_ + milliseconds(49));
   EXPECT_EQ(waits.told, 0);

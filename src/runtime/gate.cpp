@@ -46,7 +46,8 @@ reliability::BreakerAnswer Gate::ask_breaker(ModuleEntry& module) const noexcept
 
 Gate::Answer Gate::enter(reliability::Waiter& waiter, const ModuleEntry& module,
                          base::Time deadline, reliability::Permit& permit) {
-  const reliability::WaitQueue::Patience patience{queue_time_, deadline, module.service.mean()};
+  const reliability::WaitQueue::Patience patience{queue_time_, deadline, module.service.mean(),
+                                                  module.answer.mean()};
   const Answer answer = queue_.enter(waiter, module.target, patience, loop_.now(), permit);
   if (!queue_.empty() && !poll_timer_.armed()) {
     loop_.wheel().arm(poll_timer_, loop_.now() + reliability::kWaitQueuePoll);
@@ -54,15 +55,18 @@ Gate::Answer Gate::enter(reliability::Waiter& waiter, const ModuleEntry& module,
   return answer;
 }
 
-void Gate::on_end(ModuleEntry& module, base::Duration took) {
-  module.service.record(took);
+void Gate::on_end(ModuleEntry& module, std::optional<base::Duration> ran) {
+  if (ran.has_value()) {
+    module.service.record(*ran);
+  }
   if (!queue_.empty()) {
     // At once, but not from inside whatever ended it.
     loop_.wheel().arm(poll_timer_, loop_.now());
   }
 }
 
-void Gate::on_answer(base::Duration took) {
+void Gate::on_answer(ModuleEntry& module, base::Duration took) {
+  module.answer.record(took);
   if (adaptive_) {
     limit_.record(took, admission_.active(), loop_.now());
     admission_.set_worker_max(limit_.limit());

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "config/settings.hpp"
@@ -40,10 +41,11 @@ class Gate {
   // The same, or `waiter` is told later.
   Answer enter(reliability::Waiter& waiter, const ModuleEntry& module, base::Time deadline,
                reliability::Permit& permit);
-  // A permit was given back, by a request that took so long.
-  void on_end(ModuleEntry& module, base::Duration took);
-  // A guest's response began so long after its request.
-  void on_answer(base::Duration took);
+  // A permit was given back, and by a guest that ran so long if there was one: time in queues, and
+  // for a compilation, says nothing of how soon a place is free.
+  void on_end(ModuleEntry& module, std::optional<base::Duration> ran);
+  // A guest's response began so long after its start.
+  void on_answer(ModuleEntry& module, base::Duration took);
 
   // What a refused request is told: 429 or 503, and why; counts it.
   struct Refusal {

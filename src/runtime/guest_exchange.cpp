@@ -552,7 +552,7 @@ void GuestExchange::send_head(bool whole) {
     context_.compression->attach(*exchange_, *this, coding);
   }
   status_ = head.status;
-  context_.gate->on_answer(elapsed);
+  context_.gate->on_answer(*module_, base::Clock::now() - guest_started_);
   if (ticket_.probe()) {
     resolve_ticket();  // a stream may go on for long, and others wait for what it shows
   }

@@ -241,7 +241,9 @@ void GuestExchange::on_closed(const http::Closed& closed) {
   const base::Duration took = base::Clock::now() - started_;
   if (permit_.held()) {
     permit_.release();
-    context_.gate->on_end(*module_, took);
+    const bool ran = guest_started_ != base::Time();
+    context_.gate->on_end(*module_,
+                          ran ? std::optional(base::Clock::now() - guest_started_) : std::nullopt);
   }
   count_closed(closed, took);
   log_closed(closed, took);

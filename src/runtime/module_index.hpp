@@ -81,7 +81,8 @@ struct ModuleEntry {
   TenantEntry& tenant;
   Account account;                   // of its guests
   reliability::Target target;        // of admission
-  reliability::ServiceTime service;  // how long its requests take, here
+  reliability::ServiceTime service;  // how long its guests hold a permit, here
+  reliability::ServiceTime answer;   // from a guest's start to its response's head
   shared::ModuleCells& cells;        // of this worker
   shared::Cell& breaker;             // of all workers
   telemetry::LogBudget output;       // of what its guests write
