@@ -24,6 +24,10 @@ bool is_final(ErrorCode code) noexcept {
          code == ErrorCode::kNotComponent || code == ErrorCode::kCompile;
 }
 
+base::Error ending() {
+  return base::Error(ErrorCode::kCancelled, "the server is ending: nothing is compiled any more");
+}
+
 }  // namespace
 
 ModuleCache::ModuleCache(const Parts& parts)
@@ -165,8 +169,25 @@ void ModuleCache::on_load_failed(const std::shared_ptr<ModuleEntry>& entry,
   }
 }
 
+void ModuleCache::abandon() {
+  abandoned_ = true;
+  std::vector<ModuleEntry*> asked;  // entries live as long as the index
+  index_.each([&](ModuleEntry& entry) {
+    if (entry.cached.asked) {
+      asked.push_back(&entry);
+    }
+  });
+  for (ModuleEntry* entry : asked) {
+    give_up(*entry, ModuleTrouble::kUnavailable, ending());
+  }
+}
+
 void ModuleCache::ask_for_artefact(const std::shared_ptr<ModuleEntry>& entry,
                                    const base::Error& error) {
+  if (abandoned_) {
+    give_up(*entry, ModuleTrouble::kUnavailable, ending());
+    return;
+  }
   if (++entry->cached.tries > kTriesMax) {
     give_up(*entry, ModuleTrouble::kFailed, error);
     return;
@@ -351,8 +372,9 @@ void ModuleCache::tell_waiting(ModuleEntry& entry, ModuleTrouble trouble) {
 // Destroyed on the pool: dropping the maps of a large component takes milliseconds.
 std::shared_ptr<LoadedModule> ModuleCache::share(LoadedModule module) {
   return {new LoadedModule(std::move(module)), [&offload = parts_.offload](LoadedModule* last) {
-            const std::shared_ptr<LoadedModule> owner(last);
-            static_cast<void>(offload.submit([owner] {}, [] {}));
+            // Emptied by the job: whoever drops the job itself drops nothing large.
+            const auto owner = std::make_shared<std::unique_ptr<LoadedModule>>(last);
+            static_cast<void>(offload.submit([owner] { owner->reset(); }, [] {}));
           }};
 }
 

@@ -93,6 +93,9 @@ class ModuleCache final : public ModuleIndex::Events {
   // The worker serves its last requests, with what it has: a new version may be of a new
   // configuration, and lie where this one does not look.
   void drain() noexcept { draining_ = true; }
+  // Nobody compiles any more, since the family ends or the supervisor is dead: who waits for that
+  // is told so, and who would come to wait.
+  void abandon();
 
   // What the supervisor says of modules.
   void on_message(const shared::ArtefactReady& message);
@@ -138,6 +141,7 @@ class ModuleCache final : public ModuleIndex::Events {
   std::size_t waiting_ = 0;
   std::uint64_t loads_ = 0;  // numbers them
   bool draining_ = false;
+  bool abandoned_ = false;
   // The table is the truth and messages are hints: while anybody waits it is looked at.
   net::Timer look_timer_;
   std::shared_ptr<ModuleCache*> self_;  // for what comes back from the pool

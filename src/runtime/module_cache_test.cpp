@@ -413,6 +413,24 @@ TEST_F(ModuleCacheTest, AWorkerThatDrainsServesWithWhatItHas) {
   ASSERT_TRUE(load(other));
 }
 
+TEST_F(ModuleCacheTest, AtTheEndOfTheFamilyNobodyWaitsForACompilation) {
+  const Entry entry = add("api");
+  loader_.fail("late", base::Error(ErrorCode::kArtefact, ""));
+  loader_.fail("api", base::Error(ErrorCode::kArtefact, ""));
+  TestWaiter waiter;
+  wait_for(entry, waiter);
+  ASSERT_TRUE(turn_until([&] { return !told<shared::NeedArtefact>().empty(); }));
+  modules_.drain();
+  modules_.abandon();
+  EXPECT_EQ(waiter.told, std::vector{ModuleTrouble::kUnavailable});
+  const Entry late = add("late");
+  TestWaiter other;
+  wait_for(late, other);
+  ASSERT_TRUE(told(other));
+  EXPECT_EQ(other.told, std::vector{ModuleTrouble::kUnavailable});
+  EXPECT_EQ(told<shared::NeedArtefact>().size(), 1u);
+}
+
 TEST_F(ModuleCacheTest, AVersionThatWasNotPreparedIsLoadedWhenItIsAskedFor) {
   const Entry entry = add("api");
   ASSERT_TRUE(load(entry));

@@ -135,6 +135,10 @@ void Service::to_module(http::Exchange& exchange, const Routed& to,
 // False: it was answered. What has to wait enters later, by itself.
 bool Service::may_enter(http::Exchange& exchange, GuestRequest& request) {
   ModuleEntry& module = *request.module;
+  const bool loaded = context_.modules->loaded(module);
+  if (loaded) {
+    shared::count(module.cells.hits);
+  }
   if (exchange.head().body != http::BodyKind::kNone && context_.open_bodies >= open_bodies_max()) {
     if (context_.waiting_bodies >= context_.settings.max_concurrent_requests) {
       refuse_entry(exchange, module, reliability::RefusedBy::kGlobal);
@@ -143,11 +147,7 @@ bool Service::may_enter(http::Exchange& exchange, GuestRequest& request) {
     request.wait_for_body = true;
     return true;
   }
-  if (!context_.modules->loaded(module)) {
-    return true;
-  }
-  shared::count(module.cells.hits);
-  if (context_.gate->waits()) {
+  if (!loaded || context_.gate->waits()) {
     return true;
   }
   const reliability::RefusedBy by = context_.gate->try_enter(module, request.permit);

@@ -468,7 +468,11 @@ void Worker::drain(base::Time deadline, Acceptor::End end) {
   acceptor_->stop(end);
   loop_->wheel().arm(drain_timer_,
                      drain_timer_.armed() ? std::min(deadline, drain_timer_.deadline()) : deadline);
-  if (std::exchange(draining_, true)) {
+  const bool begins = !std::exchange(draining_, true);
+  if (end == Acceptor::End::kFamily) {
+    modules_->abandon();
+  }
+  if (!begins) {
     return;
   }
   modules_->drain();
