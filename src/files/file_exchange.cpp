@@ -14,6 +14,11 @@ namespace mik::files {
 namespace {
 
 constexpr std::size_t kPiece = 128 * 1024;
+constexpr std::size_t kPieceOfMany = 16 * 1024;
+constexpr std::size_t kPieceOfVeryMany = 4 * 1024;
+// From here on there are many, and very many.
+constexpr std::size_t kMany = std::size_t{16} << 20;
+constexpr std::size_t kVeryMany = std::size_t{64} << 20;
 // A client that takes all at once leaves the loop to others after so much.
 constexpr std::size_t kTurnMax = 512 * 1024;
 
@@ -40,6 +45,13 @@ ssize_t read_piece(int fd, char* to, std::size_t bytes, std::uint64_t offset, Wa
       return -error;
     }
   }
+}
+
+std::size_t FileBytes::piece() const noexcept {
+  if (held_ < kMany) {
+    return kPiece;
+  }
+  return held_ < kVeryMany ? kPieceOfMany : kPieceOfVeryMany;
 }
 
 // What the pool reads.
@@ -113,7 +125,12 @@ http::SourceState FileExchange::source_state() {
 }
 
 void FileExchange::load() {
-  const std::size_t bytes = std::min<std::uint64_t>(left_, kPiece);
+  hold(0);
+  const std::size_t bytes = std::min<std::uint64_t>(left_, all_->piece());
+  hold(bytes);
+  if (buffer_.capacity() > 2 * bytes) {
+    buffer_ = std::string();
+  }
   buffer_.resize(bytes);
   const ssize_t got = read_piece(file_->fd.get(), buffer_.data(), bytes, offset_, Wait::kNever);
   if (got == -EAGAIN || got == -EOPNOTSUPP) {

@@ -18,10 +18,27 @@ namespace mik::files {
 // 0: nothing was there. < 0: an errno. May block with Wait::kMay.
 ssize_t read_piece(int fd, char* to, std::size_t bytes, std::uint64_t offset, Wait wait) noexcept;
 
+// What all responses of a worker hold of files: clients that take nothing, or one stream after the
+// other on HTTP/2, hold little each once they are many.
+class FileBytes {
+ public:
+  // What the next response may read at once.
+  std::size_t piece() const noexcept;
+  void change(std::size_t from, std::size_t to) noexcept { held_ = held_ - from + to; }
+  std::size_t held() const noexcept { return held_; }
+
+ private:
+  std::size_t held_ = 0;
+};
+
 class FileExchange final : public http::ExchangeHandler,
                            public std::enable_shared_from_this<FileExchange> {
  public:
-  FileExchange(net::Loop& loop, net::Offload& offload) : loop_(loop), offload_(offload) {}
+  FileExchange(net::Loop& loop, net::Offload& offload, std::shared_ptr<FileBytes> bytes)
+      : loop_(loop), offload_(offload), all_(std::move(bytes)) {}
+  ~FileExchange() override { hold(0); }
+  FileExchange(const FileExchange&) = delete;
+  FileExchange& operator=(const FileExchange&) = delete;
 
   // Attaches it. From now on it lives as long as the exchange.
   void attach(http::Exchange& exchange);
@@ -45,9 +62,15 @@ class FileExchange final : public http::ExchangeHandler,
   void load();
   void load_by_pool(std::size_t bytes);
   void take(std::string& bytes, ssize_t got);
+  void hold(std::size_t bytes) noexcept {
+    all_->change(held_, bytes);
+    held_ = bytes;
+  }
 
   net::Loop& loop_;
   net::Offload& offload_;
+  std::shared_ptr<FileBytes> all_;
+  std::size_t held_ = 0;  // of all_
   http::Exchange* exchange_ = nullptr;
   std::shared_ptr<FileExchange> self_;
   std::shared_ptr<Found> file_;  // the pool may read it when the client has left

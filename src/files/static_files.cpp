@@ -97,6 +97,7 @@ StaticFiles::StaticFiles(std::string folder, net::Loop& loop, net::Offload& offl
     : path_(std::move(folder)),
       loop_(loop),
       offload_(offload),
+      bytes_(std::make_shared<FileBytes>()),
       compression_(compression),
       observer_(observer),
       folder_(std::make_shared<base::Fd>()) {}
@@ -209,7 +210,7 @@ void StaticFiles::look_up_later(http::Exchange& exchange, const Ask& ask) {
   const auto job = std::make_shared<Job>();
   job->folder = folder();
   job->ask = ask.keep();
-  const auto waiting = std::make_shared<FileExchange>(loop_, offload_);
+  const auto waiting = std::make_shared<FileExchange>(loop_, offload_, bytes_);
   const bool submitted = offload_.submit(
       [job] {
         job->found = look_up(job->folder->get(), job->ask->file, job->ask->siblings, Wait::kMay);
@@ -328,7 +329,7 @@ void StaticFiles::send_content(http::Exchange& exchange, const Ask& ask, Found f
   }
   std::shared_ptr<FileExchange> file = ask.waiting;
   if (file == nullptr) {
-    file = std::make_shared<FileExchange>(loop_, offload_);
+    file = std::make_shared<FileExchange>(loop_, offload_, bytes_);
     file->attach(exchange);
   }
   file->set_content(std::move(found), first, ask.head ? 0 : bytes);

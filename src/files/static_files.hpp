@@ -21,6 +21,7 @@
 
 namespace mik::files {
 
+class FileBytes;
 class FileExchange;
 
 // Who is told of answers, and words those that are no file.
@@ -76,6 +77,7 @@ class StaticFiles {
   const std::string path_;
   net::Loop& loop_;
   net::Offload& offload_;
+  std::shared_ptr<FileBytes> bytes_;
   http::Compression& compression_;
   StaticObserver& observer_;
   std::shared_ptr<base::Fd> folder_;

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "files/file_exchange.hpp"
 #include "http/server_rig.hpp"
 
 namespace mik::files {
@@ -291,6 +292,20 @@ TEST_F(StaticFilesTest, AFileThatIsReplacedWhileItIsSentNeverMixes) {
     EXPECT_LT(body(rewritten->text).size(), old_text.size());
     EXPECT_EQ(body(rewritten->text).find('n'), std::string::npos);
   }
+}
+
+TEST(FileBytes, ManyResponsesHoldLittleEach) {
+  FileBytes bytes;
+  std::size_t each = bytes.piece();
+  EXPECT_EQ(each, 128u << 10);
+  for (int i = 0; i < 10000; ++i) {
+    each = bytes.piece();
+    bytes.change(0, each);
+  }
+  EXPECT_EQ(each, 4u << 10);
+  EXPECT_LT(bytes.held(), 100u << 20);
+  bytes.change(bytes.held(), 0);
+  EXPECT_EQ(bytes.piece(), 128u << 10);
 }
 
 TEST_F(StaticFilesTest, ClientsThatLeaveHurtNobody) {
