@@ -76,6 +76,7 @@ class OpenApiMerge::Part {
   void take_tags();
 
   std::size_t bytes() const noexcept { return bytes_; }
+  bool too_large() const noexcept { return whole_.bytes_ + bytes_ > kMergedBytesMax; }
   bool newer() const noexcept { return newer_; }
   Texts paths;
   std::map<std::string, Texts> components;
@@ -137,6 +138,11 @@ void OpenApiMerge::Part::take_paths() {
     }
     rewrite(path.value, Meaning::kKeywords);
     keep(paths, place_ + (path.name.starts_with('/') ? "" : "/") + path.name, path.value);
+    // A copy of the document's security is in each operation: one path's are there at a time.
+    path.value = Json::object();
+    if (too_large()) {
+      return;
+    }
   }
 }
 
@@ -309,7 +315,7 @@ Result<void> OpenApiMerge::add(std::string_view module, std::string_view text) {
   part.take_paths();
   part.take_components();
   part.take_tags();
-  if (bytes_ + part.bytes() > kMergedBytesMax) {
+  if (part.too_large()) {
     return Error(ErrorCode::kOverload, fmt::format("the documents together are larger than {} MiB",
                                                    kMergedBytesMax >> 20));
   }

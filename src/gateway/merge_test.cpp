@@ -1,5 +1,7 @@
 #include "gateway/merge.hpp"
 
+#include <sys/resource.h>
+
 #include <gtest/gtest.h>
 
 #include <string>
@@ -150,6 +152,19 @@ TEST(Merge, WhatIsNoOpenApiIsLeftOut) {
   EXPECT_EQ(at(finished(merge), "openapi"), "\"3.0.3\"");
   EXPECT_TRUE(merge.add("n", R"({"openapi":"3.1.0","paths":{}})"));
   EXPECT_EQ(at(finished(merge), "openapi"), "\"3.1.0\"");
+}
+
+// A megabyte of security and thousands of operations that inherit it would be gigabytes.
+TEST(Merge, WhatEachOperationInheritsIsBounded) {
+  std::string text = R"("security":[{"key":[")" + std::string(1 << 19, 's') + R"("]}],"paths":{)";
+  for (int i = 0; i < 5000; ++i) {
+    text += (i == 0 ? "\"/" : ",\"/") + std::to_string(i) + R"(":{"get":{}})";
+  }
+  OpenApiMerge merge("/run");
+  EXPECT_FALSE(merge.add("m", with(text + "}")).has_value());
+  rusage usage{};
+  ::getrusage(RUSAGE_SELF, &usage);
+  EXPECT_LT(usage.ru_maxrss, 512 << 10) << "KiB";
 }
 
 TEST(Merge, TheWholeIsBounded) {
