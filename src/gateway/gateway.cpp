@@ -90,6 +90,9 @@ Document Gateway::handlers() const {
   }
   std::size_t of_tenants = 0;
   for (const std::string& id : tenants(settings_)) {
+    if (of_tenants == kModulesMax) {
+      break;
+    }
     const auto folder = tenant_folder(settings_, id);
     if (!folder.has_value()) {
       continue;
@@ -169,11 +172,14 @@ Document Gateway::merged(const Folder& folder, const std::string& tenant) {
     kept_.erase(kept);
   }
   OpenApiMerge merge(tenant.empty() ? "/run" : "");
+  bool all_read = true;
   for (const Module& module : folder.modules) {
     if (module.document.empty()) {
       continue;
     }
     const auto bytes = read_document(folder.root, module.document);
+    // A file that may not be read stays so until it changes; a disk or table that is full does not.
+    all_read = all_read && (bytes.has_value() || bytes.error().code() != base::ErrorCode::kSystem);
     const auto added = bytes.has_value() ? merge.add(module.name, *bytes) : bytes.error();
     if (!added.has_value() && answer.warnings.size() < kWarningsMax) {
       answer.warnings.push_back(
@@ -184,6 +190,9 @@ Document Gateway::merged(const Folder& folder, const std::string& tenant) {
       tenant.empty() ? merge.finish("Platform API", {})
                      : merge.finish(fmt::format("Tenant {} API", tenant),
                                     "/tenant/" + base::percent_encode(tenant)));
+  if (!all_read) {
+    return answer;  // one that cannot be read now may be there the next time
+  }
   if (kept_bytes_ + answer.body->size() > kKeptBytesMax) {
     kept_.clear();
     kept_bytes_ = 0;

@@ -15,8 +15,8 @@ namespace {
 // Of equals the first: the best ratio for its CPU time.
 constexpr std::array kPreferred = {Coding::kZstd, Coding::kBrotli, Coding::kGzip};
 constexpr std::size_t kEncoderBytesMax = 32 * 1024 * 1024;
-constexpr std::size_t kIdleEncodersMax = 8;
-constexpr std::size_t kOnLoopMax = 64 * 1024;  // as CompressedBody
+constexpr std::ptrdiff_t kIdleEncodersMax = 3;  // of each coding
+constexpr std::size_t kOnLoopMax = 64 * 1024;   // as CompressedBody
 constexpr std::string_view kVary = "Accept-Encoding";
 
 char lower(char c) noexcept { return c >= 'A' && c <= 'Z' ? static_cast<char>(c | 0x20) : c; }
@@ -223,7 +223,8 @@ void Compression::give_encoder(Coding coding, std::unique_ptr<Encoder> encoder) 
   }
   bytes_ -= encoder_bytes(coding);
   --streams_;
-  if (idle_encoders_.size() < kIdleEncodersMax && encoder->reset()) {
+  const auto idle = std::ranges::count(idle_encoders_, coding, &Idle::coding);
+  if (idle < kIdleEncodersMax && encoder->reset()) {
     idle_encoders_.push_back({coding, std::move(encoder)});
   }
 }

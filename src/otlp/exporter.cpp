@@ -96,10 +96,10 @@ void Exporter::on_reply(Reply reply) {
       batch_.count = rejected;
       if (rejected > 0) {
         note_trouble(reply.detail);
-        drop_batch(Drop::kRejected);
       } else {
         note_success();
       }
+      drop_batch(Drop::kRejected);  // its memory in any case
       backoff_ = options_.retry_first;
       break;
     }
@@ -149,7 +149,7 @@ void Exporter::drop_batch(Drop why) {
     observer_.on_dropped(why, batch_.count);
   }
   batch_ = {};
-  message_.clear();
+  message_ = std::string();
 }
 
 void Exporter::drop_all(Drop why) {
