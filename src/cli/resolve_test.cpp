@@ -235,6 +235,22 @@ TEST_F(ResolveTest, WhatIsNamedAndNotThereYetIsAWarning) {
   EXPECT_TRUE(mentions(warnings, "server.user_modules: no such folder yet"));
 }
 
+TEST_F(ResolveTest, WhatCouldNotServeIsAWarning) {
+  write_module("modules/a.wasm");
+  manifest(
+      "[server]\nbind = [\"127.0.0.1:3421\"]\nadmin = \"127.0.0.1:3421\"\n"
+      "log_file = \"/nonexistent/x.log\"\n"
+      "[[routes]]\npath = \"/health\"\nmodule = \"a\"\n"
+      "[[routes]]\npath = \"/run/x\"\nmodule = \"a\"\n"
+      "[[routes]]\npath = \"/running\"\nmodule = \"a\"\n");
+  const std::vector<std::string> warnings = resolved().value().warnings;
+  EXPECT_EQ(warnings.size(), 4u);
+  EXPECT_TRUE(mentions(warnings, "\"/health\" is never reached"));
+  EXPECT_TRUE(mentions(warnings, "\"/run/x\" is never reached"));
+  EXPECT_TRUE(mentions(warnings, "server.log_file: no such folder yet: /nonexistent"));
+  EXPECT_TRUE(mentions(warnings, "server.admin: 127.0.0.1:3421 is a bind"));
+}
+
 TEST_F(ResolveTest, FilesOfKeysMustBeThere) {
   make_folder("modules");
   manifest("[server]\ntls_cert = \"c.pem\"\ntls_key = \"k.pem\"\nhttp_ca_file = \"modules\"\n");

@@ -1,5 +1,7 @@
 #include "cli/served.hpp"
 
+#include <algorithm>
+#include <array>
 #include <filesystem>
 
 #include <fmt/format.h>
@@ -80,6 +82,22 @@ base::Result<Served> find_served(const std::optional<std::string>& path,
           "make the folder, which may be empty, or name another: [server] modules = \"...\"");
 }
 
+namespace {
+
+// What wins before any route: docs/reference/http.md.
+bool is_built_in(std::string_view path) {
+  constexpr std::array<std::string_view, 5> kExactly = {"/health", "/health/live", "/health/ready",
+                                                        "/metrics", "/openapi"};
+  constexpr std::array<std::string_view, 4> kBelow = {"/run", "/tenant", "/_mik", "/openapi"};
+  return std::ranges::find(kExactly, path) != kExactly.end() ||
+         std::ranges::any_of(kBelow, [path](std::string_view below) {
+           return path.starts_with(below) &&
+                  (path.size() == below.size() || path[below.size()] == '/');
+         });
+}
+
+}  // namespace
+
 std::vector<std::string> missing_names(const config::Settings& settings) {
   std::vector<std::string> out;
   std::error_code ignored;
@@ -97,6 +115,10 @@ std::vector<std::string> missing_names(const config::Settings& settings) {
   for (const config::RouteSettings& route : settings.routes) {
     missing(fmt::format("routes: path {}", config::in_quotes(route.path)), route.tenant,
             route.module);
+    if (is_built_in(route.path)) {
+      out.push_back(fmt::format("routes: path {} is never reached: it is built in",
+                                config::in_quotes(route.path)));
+    }
   }
   if (!settings.root.empty()) {
     missing("server.root", {}, settings.root);
@@ -107,6 +129,16 @@ std::vector<std::string> missing_names(const config::Settings& settings) {
   }
   if (!settings.static_dir.empty() && !fs::is_directory(settings.static_dir, ignored)) {
     out.push_back(fmt::format("server.static: no such folder yet: {}", settings.static_dir));
+  }
+  const fs::path log_folder = fs::path(settings.log_file).parent_path();
+  if (!log_folder.empty() && !fs::is_directory(log_folder, ignored)) {
+    out.push_back(fmt::format("server.log_file: no such folder yet: {}", log_folder.string()));
+  }
+  for (const std::string& bind : settings.binds) {
+    if (bind == settings.admin) {
+      out.push_back(fmt::format(
+          "server.admin: {} is a bind of the server itself; give it another port", bind));
+    }
   }
   return out;
 }

@@ -17,7 +17,7 @@ Made from the table of keys in `src/config` by `tools/docs/config.py`; do not ed
 
 Found in the working directory, or named by `--config FILE`. `mik config check` says what is wrong with one, `mik config show`
 what holds and where each value comes from. A key, section or value that is not understood is an error: the file, line and
-column, the value, and what would be right; all of them at once. A file has at most 1 MiB.
+column, the value, and what would be right; all that the file itself shows, at once. A file has at most 1 MiB.
 
 A flag wins over the environment, the environment over the file, the file over what is automatic. `PORT`, `HOST`,
 `MIK_LOCAL`, `MIK_API_KEY`, `MIK_HOT_RELOAD`, `MIK_HOME` and `RUST_LOG` are in [cli.md](cli.md). Without a file the defaults
