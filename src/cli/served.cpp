@@ -131,7 +131,9 @@ std::vector<std::string> missing_names(const config::Settings& settings) {
     out.push_back(fmt::format("server.static: no such folder yet: {}", settings.static_dir));
   }
   const fs::path log_folder = fs::path(settings.log_file).parent_path();
-  if (!log_folder.empty() && !fs::is_directory(log_folder, ignored)) {
+  const bool ours =
+      settings.log_file.starts_with(settings.state_dir + "/");  // is made at the start
+  if (!log_folder.empty() && !ours && !fs::is_directory(log_folder, ignored)) {
     out.push_back(fmt::format("server.log_file: no such folder yet: {}", log_folder.string()));
   }
   for (const std::string& bind : settings.binds) {
