@@ -109,6 +109,10 @@ class Walk {
   std::string_view client_;
 };
 
+bool same_address(std::string_view a, std::string_view b) noexcept {
+  return a == b || IpAddress::parse_plain(a) == IpAddress::parse_plain(b);
+}
+
 ForwardedScheme scheme_of(std::string_view text) noexcept {
   return equals_lower(text, "https") || equals_lower(text, "wss") ? ForwardedScheme::kHttps
                                                                   : ForwardedScheme::kHttp;
@@ -162,8 +166,8 @@ std::string_view element_from_right(std::span<const Field> fields, std::string_v
   return found;
 }
 
-void read_x_forwarded(std::span<const Field> fields, const Seen& seen, Walk& walk,
-                      ForwardedView& view) noexcept {
+ForwardedView read_x_forwarded(std::span<const Field> fields, const Seen& seen,
+                               Walk walk) noexcept {
   std::size_t passed = 0;  // trusted hops between us and the client
   for (std::size_t i = fields.size(); seen.for_list && i > 0; --i) {
     if (!equals_lower(fields[i - 1].name, "x-forwarded-for")) {
@@ -179,9 +183,11 @@ void read_x_forwarded(std::span<const Field> fields, const Seen& seen, Walk& wal
       break;
     }
   }
+  ForwardedView view{.client = walk.client(), .forwarded = true};
   if (seen.proto) {
     view.scheme = scheme_of(element_from_right(fields, "x-forwarded-proto", passed));
   }
+  return view;
 }
 
 // forwarded-element of RFC 7239 section 4.
@@ -308,13 +314,23 @@ bool read_forwarded_line(std::string_view line, Walk& walk, ForwardedView& view)
   }
 }
 
-void read_forwarded(std::span<const Field> fields, Walk& walk, ForwardedView& view) noexcept {
+ForwardedView read_forwarded(std::span<const Field> fields, Walk walk) noexcept {
+  ForwardedView view{.client = {}, .forwarded = true};
   for (std::size_t i = fields.size(); i > 0; --i) {
     if (equals_lower(fields[i - 1].name, "forwarded") &&
         !read_forwarded_line(fields[i - 1].value, walk, view)) {
-      return;
+      break;
     }
   }
+  view.client = walk.client();
+  return view;
+}
+
+// One address, of whoever set it last.
+ForwardedView read_real_ip(std::span<const Field> fields, const ForwardedView& view,
+                           Walk walk) noexcept {
+  walk.step(trim(element_from_right(fields, "x-real-ip", 0)));
+  return {.client = walk.client(), .scheme = view.scheme, .forwarded = true};
 }
 
 base::Error no_proxy(std::string_view text, std::string_view why, std::string help) {
@@ -389,18 +405,22 @@ ForwardedView forwarded(const RequestHead& head, const Peer& peer,
   if (!seen.any() || !proxies.contains(peer)) {
     return view;
   }
-  view.forwarded = true;
-  Walk walk(peer, proxies);
+  const Walk walk(peer, proxies);
+  if (!seen.standard) {
+    view = read_x_forwarded(head.fields, seen, walk);
+    return seen.real_ip && !seen.for_list ? read_real_ip(head.fields, view, walk) : view;
+  }
+  view = read_forwarded(head.fields, walk);
   if (seen.for_list || seen.proto) {
-    read_x_forwarded(head.fields, seen, walk, view);
-  } else if (seen.standard) {
-    read_forwarded(head.fields, walk, view);
+    // Proxies write one kind and pass on the other: one of the two is the client's own word.
+    const ForwardedView other = read_x_forwarded(head.fields, seen, walk);
+    if (!same_address(view.client, other.client)) {
+      view.client = peer.address;
+    }
+    if (view.scheme != other.scheme) {
+      view.scheme = ForwardedScheme::kNotSaid;
+    }
   }
-  if (seen.real_ip && !seen.for_list && (seen.proto || !seen.standard)) {
-    // One address, of whoever set it last.
-    walk.step(trim(element_from_right(head.fields, "x-real-ip", 0)));
-  }
-  view.client = walk.client();
   return view;
 }
 

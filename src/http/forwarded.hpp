@@ -54,9 +54,10 @@ struct ForwardedView {
 };
 
 // From the right, since each proxy appends: hops that are trusted proxies themselves are passed
-// over, and it stops at the first that is not one, or before what is no address. Forwarded counts
-// where there is neither X-Forwarded-For nor -Proto, since most proxies know those and pass on what
-// a client made up of the other; X-Real-IP where nothing else names a client. Allocates nothing.
+// over, and it stops at the first that is not one, or before what is no address. Most proxies write
+// one of X-Forwarded-* and Forwarded and pass on what a client made up of the other. Which one is
+// not known (RFC 7239 section 8.1): where both are there, what they do not agree on is not said.
+// X-Real-IP counts where there is neither X-Forwarded-For nor Forwarded. Allocates nothing.
 ForwardedView forwarded(const RequestHead& head, const Peer& peer,
                         const TrustedProxies& proxies) noexcept;
 

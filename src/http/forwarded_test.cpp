@@ -140,19 +140,41 @@ TEST(Forwarded, TheStandardField) {
   EXPECT_EQ(client({{"Forwarded", chain}}), "10.0.0.68");
 }
 
-TEST(Forwarded, WhichFieldCounts) {
-  const Field list{"X-Forwarded-For", "203.0.113.1"};
-  const Field proto{"X-Forwarded-Proto", "http"};
-  const Field standard{"Forwarded", "for=203.0.113.2;proto=https"};
+TEST(Forwarded, XRealIpCountsWhereNothingElseNamesAClient) {
   const Field real{"X-Real-IP", " 203.0.113.3"};
-  EXPECT_EQ(client({real, standard, list}), "203.0.113.1");
-  EXPECT_EQ(of({real, standard, list}).scheme, ForwardedScheme::kNotSaid);
-  EXPECT_EQ(client({real, standard}), "203.0.113.2");
   EXPECT_EQ(client({real}), "203.0.113.3");
-  EXPECT_EQ(client({real, proto}), "203.0.113.3");
-  EXPECT_EQ(client({standard, proto}), "127.0.0.1");
-  EXPECT_EQ(of({standard, proto}).scheme, ForwardedScheme::kHttp);
-  // Any of them says that somebody else asks.
+  EXPECT_EQ(client({real, {"X-Forwarded-Proto", "http"}}), "203.0.113.3");
+  EXPECT_EQ(client({real, {"X-Forwarded-For", "203.0.113.1"}}), "203.0.113.1");
+  EXPECT_EQ(client({real, {"X-Forwarded-For", "junk"}}), "127.0.0.1");
+  EXPECT_EQ(client({real, {"Forwarded", "for=203.0.113.2"}}), "203.0.113.2");
+  EXPECT_EQ(client({real, {"Forwarded", "proto=https"}}), "127.0.0.1");
+  EXPECT_EQ(client({real, {"Forwarded", "proto=https"}, {"X-Forwarded-Proto", "https"}}),
+            "127.0.0.1");
+}
+
+// A proxy that writes one kind passes on what its client forged of the other.
+TEST(Forwarded, OfBothKindsOnlyWhatTheyAgreeOnIsTaken) {
+  const Field list{"X-Forwarded-For", "203.0.113.1"};
+  const Field proto{"X-Forwarded-Proto", "https"};
+  const auto standard = [](const char* value) { return Field{"Forwarded", value}; };
+  EXPECT_EQ(client({standard("for=203.0.113.1"), list}), "203.0.113.1");
+  EXPECT_EQ(client({standard("for=\"[::ffff:203.0.113.1]:80\""), list}), "203.0.113.1");
+  EXPECT_EQ(client({standard("for=203.0.113.2"), list}), "127.0.0.1");
+  EXPECT_EQ(client({standard("proto=https"), list}), "127.0.0.1");
+  EXPECT_EQ(client({standard("for=203.0.113.1"), proto}), "127.0.0.1");
+  const auto scheme = [](const std::vector<Field>& fields) { return of(fields).scheme; };
+  EXPECT_EQ(scheme({standard("for=203.0.113.1;proto=https"), list, proto}),
+            ForwardedScheme::kHttps);
+  EXPECT_EQ(scheme({standard("for=203.0.113.2;proto=https"), list, proto}),
+            ForwardedScheme::kHttps);
+  EXPECT_EQ(scheme({standard("for=203.0.113.1;proto=http"), list, proto}),
+            ForwardedScheme::kNotSaid);
+  EXPECT_EQ(scheme({standard("for=203.0.113.1;proto=https"), list}), ForwardedScheme::kNotSaid);
+  EXPECT_EQ(scheme({standard("for=203.0.113.1"), list, proto}), ForwardedScheme::kNotSaid);
+  EXPECT_TRUE(of({standard("for=203.0.113.2"), list}).forwarded);
+}
+
+TEST(Forwarded, AnyOfThemSaysThatSomebodyElseAsks) {
   for (const char* name : {"X-Forwarded-For", "x-forwarded-host", "X-Forwarded-Port", "Forwarded",
                            "X-Real-IP", "X-Forwarded-Proto"}) {
     EXPECT_TRUE(of({{name, "?"}}).forwarded) << name;

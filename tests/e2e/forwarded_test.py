@@ -33,6 +33,12 @@ class ForwardedTest(Case):
         self.assertEqual(self.client_of(("X-Real-IP", "203.0.113.9")), "203.0.113.9")
         self.assertEqual(self.client_of(), "127.0.0.1")
 
+    def test_a_client_cannot_forge_its_address_by_the_kind_that_the_proxy_does_not_write(self):
+        listed, standard = ("X-Forwarded-For", "203.0.113.7"), ("Forwarded", "for=203.0.113.8;proto=https")
+        self.assertEqual(self.client_of(listed, standard), "127.0.0.1")
+        self.assertEqual(self.client_of(listed, ("Forwarded", "for=203.0.113.7")), "203.0.113.7")
+        self.assertEqual(self.scheme_of(standard, ("X-Forwarded-Proto", "http")), "scheme: http")
+
     def test_the_guest_sees_the_clients_scheme(self):
         self.assertEqual(self.scheme_of(), "scheme: http")
         self.assertEqual(self.scheme_of(("X-Forwarded-Proto", "https")), "scheme: https")
