@@ -247,6 +247,14 @@ void visit(Archive& archive, Value& s) {
   visit(archive, s.tracing);
 }
 
+// The one of this name in a list that is sorted by names; null: there is none.
+template <class T>
+const T* find_sorted(const std::vector<T>& sorted, std::string_view name,
+                     std::string T::* member) noexcept {
+  const auto found = std::ranges::lower_bound(sorted, name, std::less<>(), member);
+  return found != sorted.end() && (*found).*member == name ? &*found : nullptr;
+}
+
 }  // namespace
 
 std::string serialize(const Settings& settings) {
@@ -272,20 +280,18 @@ base::Result<Settings> deserialize(std::string_view bytes) {
 }
 
 const TenantSettings* tenant_settings(const Settings& settings, std::string_view tenant) noexcept {
-  const auto found =
-      std::ranges::lower_bound(settings.tenants, tenant, std::less<>(), &TenantSettings::id);
-  return found != settings.tenants.end() && found->id == tenant ? &*found : nullptr;
+  return find_sorted(settings.tenants, tenant, &TenantSettings::id);
 }
 
 const GuestSettings& guest_settings(const Settings& settings, std::string_view tenant,
                                     std::string_view module) noexcept {
   if (!tenant.empty()) {
-    const TenantSettings* section = tenant_settings(settings, tenant);
+    const TenantSettings* const section = tenant_settings(settings, tenant);
     return section != nullptr ? section->guest : settings.guest;
   }
-  const auto found =
-      std::ranges::lower_bound(settings.modules, module, std::less<>(), &ModuleSettings::name);
-  return found != settings.modules.end() && found->name == module ? found->guest : settings.guest;
+  const ModuleSettings* const section =
+      find_sorted(settings.modules, module, &ModuleSettings::name);
+  return section != nullptr ? section->guest : settings.guest;
 }
 
 }  // namespace mik::config
