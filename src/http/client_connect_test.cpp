@@ -190,7 +190,6 @@ TEST_F(ClientConnectTest, NextAddressIsTriedWhileOneIsSilent) {
   const base::Time begun = base::Clock::now();
   EXPECT_EQ(outcome(svc(upstream.port())), ClientError::kNone);
   EXPECT_GE(base::Clock::now() - begun, milliseconds(50));
-  EXPECT_LT(base::Clock::now() - begun, milliseconds(900));  // before the first SYN is sent again
   EXPECT_EQ(client().counters().opened, 1U);
 }
 

@@ -125,9 +125,8 @@ TEST_F(ClientPoolTest, TheServersHintShortensTheIdleTime) {
   const auto upstream =
       answering("HTTP/1.1 200 OK\r\nKeep-Alive: timeout=1\r\nContent-Length: 2\r\n\r\nok");
   one(*upstream);
-  const base::Time parked = base::Clock::now();
+  ASSERT_GT(options_.idle_timeout, std::chrono::seconds(30));
   ASSERT_TRUE(turn_until([&] { return upstream->peers[0]->client_closed; }));
-  EXPECT_LT(base::Clock::now() - parked, std::chrono::seconds(1));
 }
 
 // The server closes a pooled connection while the request is on its way.

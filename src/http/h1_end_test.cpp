@@ -232,9 +232,8 @@ TEST_F(H1End, AClientThatClosesIsGoneAtOnce) {
   client->send(kGet);
   ASSERT_TRUE(until([&] { return !script.recorders.empty(); }));
   client->close();
-  const base::Time before = base::Clock::now();
-  ASSERT_TRUE(until([&] { return script.last().closed.has_value(); }));
-  EXPECT_LT(base::Clock::now() - before, std::chrono::milliseconds(10));
+  loop->run_once({});  // no timer, no write that fails: one look at the sockets
+  ASSERT_TRUE(script.last().closed.has_value());
   EXPECT_EQ(script.last().closed->outcome, Outcome::kClientGone);
   EXPECT_TRUE(until([&] { return counter.now == 0; }));
 }

@@ -45,8 +45,8 @@ TEST_F(H1Time, AConnectionThatSaysNothingHasTheTimeOfAHead) {
   Limits limits = quick();
   limits.idle_timeout = std::chrono::seconds(60);
   serve(limits);
-  auto client = connect();
   const base::Time begin = base::Clock::now();
+  auto client = connect();
   EXPECT_EQ(ask_until_close(*client, ""), "");
   EXPECT_GE(base::Clock::now() - begin, limits.header_timeout);
   EXPECT_FALSE(client->reset);

@@ -135,7 +135,7 @@ TEST_F(H2Hostile, ABodyResumedByWhatWasWrittenGoesOnAtOnce) {
   const base::Time begun = base::Clock::now();
   script.last().exchange->pump();
   ASSERT_TRUE(until([&] { return script.last().body == "somemore"; }, {client.get()}));
-  EXPECT_LT(base::Clock::now() - begun, std::chrono::milliseconds(500));
+  EXPECT_LT(base::Clock::now() - begun, std::chrono::seconds(2));
 }
 
 TEST_F(H2Hostile, AnAnswerToHeadIsDroppedWithoutWaiting) {
@@ -150,7 +150,7 @@ TEST_F(H2Hostile, AnAnswerToHeadIsDroppedWithoutWaiting) {
   const base::Time begun = base::Clock::now();
   client->send(preface() + request("HEAD", 1, kEndStream));
   ASSERT_TRUE(until([&] { return ended(*client, 1); }, {client.get()}));
-  EXPECT_LT(base::Clock::now() - begun, std::chrono::milliseconds(500));
+  EXPECT_LT(base::Clock::now() - begun, std::chrono::seconds(2));
 }
 
 // A client that reads nothing and sends what has to be answered must not fill our memory.
@@ -228,7 +228,7 @@ TEST_F(H2Hostile, AHeadOfAnyLengthIsSentOrTheStreamEnds) {
   client->send(preface() + request("GET", 1, kEndStream));
   ASSERT_TRUE(
       until([&] { return ended(*client, 1) || frames(client->text, 3, 1) == 1; }, {client.get()}));
-  EXPECT_LT(base::Clock::now() - begun, std::chrono::milliseconds(500));
+  EXPECT_LT(base::Clock::now() - begun, std::chrono::seconds(2));
 }
 
 }  // namespace

@@ -221,11 +221,11 @@ TEST(Supervisor, WhenItIsKilledNothingIsLeftAndThePortIsFree) {
   }
   const base::Time since = base::Clock::now();
   for (const Watched& worker : workers) {
-    EXPECT_TRUE(worker.ends_within(1s));
+    EXPECT_TRUE(worker.ends_within(5s));
   }
   TestFamily next(Plan{.binds = {"127.0.0.1:" + std::to_string(port)}});
   EXPECT_TRUE(next.await_ready(2)) << next.log();
-  EXPECT_LT(base::Clock::now() - since, 1s);
+  EXPECT_LT(base::Clock::now() - since, 5s);
   while (::waitpid(-1, nullptr, WNOHANG) > 0) {
   }
 }
