@@ -354,9 +354,9 @@ TEST_F(ServerTlsTest, BrokenRecordsEndTheConnection) {
 
 TEST_F(ServerTlsTest, AHandshakeHasItsTime) {
   serve(quick());
+  const base::Time begin = base::Clock::now();
   auto silent = connect_tls();
   auto slow = connect_tls({.piece = 1});
-  const base::Time begin = base::Clock::now();
   std::size_t sent = 0;
   EXPECT_TRUE(until([&] {
     if (sent < 50) {  // a byte a turn, and never all
