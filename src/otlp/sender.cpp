@@ -4,7 +4,10 @@
 
 #include <algorithm>
 #include <charconv>
+#include <ctime>
 #include <utility>
+
+#include "http/http_date.hpp"
 
 namespace mik::otlp {
 
@@ -14,13 +17,19 @@ Reply reply_to_status(int status) {
           .detail = fmt::format("HTTP status {}", status)};
 }
 
-base::Duration parse_retry_after(std::string_view text) noexcept {
+base::Duration parse_retry_after(std::string_view text, std::int64_t now) noexcept {
   std::uint32_t seconds = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), seconds);
-  if (text.empty() || error != std::errc() || end != text.data() + text.size()) {
-    return {};
+  if (error == std::errc() && end == text.data() + text.size()) {
+    return std::min<base::Duration>(std::chrono::seconds(seconds), kRetryAfterMax);
   }
-  return std::min<base::Duration>(std::chrono::seconds(seconds), kRetryAfterMax);
+  const std::int64_t left = http::parse_http_date(text, now).value_or(now) - now;
+  return std::clamp<base::Duration>(std::chrono::seconds(std::min<std::int64_t>(left, UINT32_MAX)),
+                                    base::Duration::zero(), kRetryAfterMax);
+}
+
+base::Duration parse_retry_after(std::string_view text) noexcept {
+  return parse_retry_after(text, std::time(nullptr));
 }
 
 std::unique_ptr<Sender> make_sender(const SenderParts& parts, Endpoint endpoint) {

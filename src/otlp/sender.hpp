@@ -52,7 +52,10 @@ inline constexpr base::Duration kRetryAfterMax = std::chrono::minutes(5);
 
 // What both protocols make of an HTTP status that is not 200. kTaken does not come out.
 Reply reply_to_status(int status);
-// "120" and nothing else; zero when it is none.
+// How long from `now` (seconds since 1970) a Retry-After asks to wait, by seconds or by an
+// HTTP-date (RFC 9110 section 10.2.3); kRetryAfterMax at most. Zero: it is none, or over already.
+base::Duration parse_retry_after(std::string_view text, std::int64_t now) noexcept;
+// The same, from this moment on.
 base::Duration parse_retry_after(std::string_view text) noexcept;
 
 struct SenderParts {

@@ -294,12 +294,19 @@ TEST_F(OtlpSender, HttpAnswersByStatus) {
   EXPECT_EQ(collector_->accepted, 1);
 }
 
-TEST(OtlpRetryAfter, IsANumberOfSecondsOrNothing) {
-  EXPECT_EQ(parse_retry_after("120"), 120s);
-  EXPECT_EQ(parse_retry_after("4294967295"), kRetryAfterMax);
-  for (const char* text : {"", "-1", "1.5", " 1", "4294967296", "Fri, 31 Dec 1999 23:59:59 GMT"}) {
-    EXPECT_EQ(parse_retry_after(text), base::Duration::zero()) << text;
+TEST(OtlpRetryAfter, IsANumberOfSecondsOrADate) {
+  constexpr std::int64_t kNow = 784'111'777;  // Sun, 06 Nov 1994 08:49:37 GMT
+  EXPECT_EQ(parse_retry_after("120", kNow), 120s);
+  EXPECT_EQ(parse_retry_after("4294967295", kNow), kRetryAfterMax);
+  EXPECT_EQ(parse_retry_after("Sun, 06 Nov 1994 08:50:07 GMT", kNow), 30s);
+  EXPECT_EQ(parse_retry_after("Sunday, 06-Nov-94 08:50:07 GMT", kNow), 30s);
+  EXPECT_EQ(parse_retry_after("Fri, 31 Dec 9999 23:59:59 GMT", kNow), kRetryAfterMax);
+  for (const char* text :
+       {"", "-1", "1.5", " 1", "4294967296", "Sun, 06 Nov 1994 08:49:37 GMT",
+        "Sat, 01 Jan 0000 00:00:00 GMT", "Sun, 06 Nov 1994 08:50:07 CET", "tomorrow"}) {
+    EXPECT_EQ(parse_retry_after(text, kNow), base::Duration::zero()) << text;
   }
+  EXPECT_EQ(parse_retry_after("Fri, 31 Dec 9999 23:59:59 GMT"), kRetryAfterMax);
 }
 
 }  // namespace
