@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string_view>
 
 #include "base/fd.hpp"
 #include "http/exchange.hpp"
@@ -13,12 +14,14 @@
 
 namespace mik::http {
 
-// Told when the number of connections changes: what the load balancing between workers and /metrics
-// count.
+// Told of connections: what the load balancing between workers and /metrics count.
 class ConnectionObserver {
  public:
   virtual ~ConnectionObserver() = default;
   virtual void on_connections(std::size_t open) { static_cast<void>(open); }
+  // A client that had begun one; `why` is for operators, and lives for ever. Who closes before its
+  // first byte has only looked at the port.
+  virtual void on_handshake_failed(std::string_view why) { static_cast<void>(why); }
 };
 
 class Server {

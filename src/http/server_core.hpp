@@ -153,6 +153,7 @@ class ServerCore {
   // Calls connection.on_deferred() later in this turn or in the next: for work that must not run on
   // the caller's stack.
   void defer(Connection& connection);
+  void handshake_failed(std::string_view why) { observer_.on_handshake_failed(why); }
 
   void drain(net::Loop::Task done);
   void end_all(Outcome outcome);

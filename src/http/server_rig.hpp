@@ -215,7 +215,9 @@ class Client {
 class Counter : public ConnectionObserver {
  public:
   void on_connections(std::size_t open) override { now = open; }
+  void on_handshake_failed(std::string_view why) override { failed.emplace_back(why); }
   std::size_t now = 0;
+  std::vector<std::string> failed;  // handshakes
 };
 
 class ServerTest : public ::testing::Test {

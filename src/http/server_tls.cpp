@@ -32,6 +32,7 @@ struct TlsSession::State {
   tls::Ssl ssl;
   bool broken = false;  // no close_notify after a fatal error (SSL_shutdown(3))
   bool said_end = false;
+  const char* failure = nullptr;  // of OpenSSL's texts
 };
 
 TlsSession::TlsSession(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -175,10 +176,18 @@ TlsSession::Handshake TlsSession::shake_hands() {
   state_->broken = true;
   const unsigned long error = ERR_peek_error();
   ERR_clear_error();
+  state_->failure = ERR_reason_error_string(error);
   return ERR_GET_LIB(error) == ERR_LIB_SSL && ERR_GET_REASON(error) == SSL_R_HTTP_REQUEST
              ? Handshake::kPlainHttp
              : Handshake::kFailed;
 }
+
+// Without an error of its own OpenSSL has met the end of what it read.
+std::string_view TlsSession::failure() const noexcept {
+  return state_->failure != nullptr ? state_->failure : "the client has closed the connection";
+}
+
+bool TlsSession::heard() const noexcept { return state_->socket.heard; }
 
 bool TlsSession::http2() const noexcept {
   const unsigned char* chosen = nullptr;

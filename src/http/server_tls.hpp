@@ -35,6 +35,10 @@ class TlsSession {
   TlsSession& operator=(const TlsSession&) = delete;
 
   Handshake shake_hands();
+  // After kFailed: why, in OpenSSL's words.
+  std::string_view failure() const noexcept;
+  // Whether anything came from the client.
+  bool heard() const noexcept;
   // The client chose HTTP/2 by ALPN.
   bool http2() const noexcept;
 

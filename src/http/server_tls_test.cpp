@@ -117,6 +117,8 @@ TEST_F(ServerTlsTest, WhoSpeaksNothingOfOursIsRefused) {
   EXPECT_TRUE(until([&] { return old->over(); }, {old.get()}));
   EXPECT_EQ(old->alert, SSL_AD_PROTOCOL_VERSION);
   EXPECT_TRUE(script.seen.empty());
+  EXPECT_EQ(counter.failed,
+            (std::vector<std::string>{"no application protocol", "unsupported protocol"}));
 }
 
 std::string pattern(std::size_t bytes) {
@@ -366,6 +368,25 @@ TEST_F(ServerTlsTest, AHandshakeHasItsTime) {
     return counter.now == 0;
   }));
   EXPECT_GE(base::Clock::now() - begin, quick().header_timeout);
+  // That of the one that had begun.
+  EXPECT_EQ(counter.failed, std::vector<std::string>{"the client is too slow"});
+}
+
+TEST_F(ServerTlsTest, WhoOnlyLooksAtThePortHasFailedNothing) {
+  for (const std::string_view said : {"", "\x16\x03\x01"}) {
+    serve();
+    Ends ends = tcp();
+    server->adopt(std::move(ends.server), &tls);
+    Client client(ends.client.release());
+    client.send(said);
+    client.close();
+    EXPECT_TRUE(until([&] { return counter.now == 0; }));
+    EXPECT_EQ(counter.failed.size(), said.empty() ? 0u : 1u);
+  }
+  EXPECT_EQ(counter.failed.front(), "the client has closed the connection");
+  auto good = connect_tls();
+  EXPECT_TRUE(shake(*good));
+  EXPECT_EQ(counter.failed.size(), 1u);
 }
 
 TEST_F(ServerTlsTest, PlainHttpIsToldWhatIsWrong) {
@@ -378,6 +399,7 @@ TEST_F(ServerTlsTest, PlainHttpIsToldWhatIsWrong) {
   EXPECT_TRUE(has(answer, "https://"));
   EXPECT_FALSE(client.reset);
   EXPECT_TRUE(script.seen.empty());
+  EXPECT_EQ(counter.failed, std::vector<std::string>{"HTTP without TLS"});
 
   Ends others = tcp();
   server->adopt(std::move(others.server), &tls);

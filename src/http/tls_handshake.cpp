@@ -16,6 +16,7 @@ namespace mik::http {
 namespace {
 
 constexpr base::Duration kDrainIdle = std::chrono::seconds(1);
+constexpr std::string_view kClosed = "the client has closed the connection";
 
 }  // namespace
 
@@ -31,7 +32,7 @@ void TlsHandshake::on_io(std::uint32_t events) {
     return;
   }
   if ((events & (EPOLLERR | EPOLLHUP)) != 0) {
-    end();
+    fail(kClosed);
     return;
   }
   switch (tls_->shake_hands()) {
@@ -40,14 +41,14 @@ void TlsHandshake::on_io(std::uint32_t events) {
       break;
     case TlsSession::Handshake::kAgain:
       if ((events & EPOLLRDHUP) != 0) {
-        end();  // no answer of ours can be answered any more
+        fail(kClosed);  // no answer of ours can be answered any more
       }
       break;
     case TlsSession::Handshake::kPlainHttp:
       refuse_plain_http();
       break;
     case TlsSession::Handshake::kFailed:
-      end();
+      fail(tls_->failure());
       break;
   }
 }
@@ -60,8 +61,15 @@ void TlsHandshake::end_now(Outcome /*outcome*/) { end(); }
 
 void TlsHandshake::on_timer() {
   if (!over_) {
-    end();
+    fail("the client is too slow");
   }
+}
+
+void TlsHandshake::fail(std::string_view why) {
+  if (tls_->heard()) {
+    core_.handshake_failed(why);
+  }
+  end();
 }
 
 void TlsHandshake::end() {
@@ -106,7 +114,7 @@ void TlsHandshake::refuse_plain_http() {
   answer.append(core_.failure_body);
   static_cast<void>(
       ::send(socket_.get(), answer.data(), answer.size(), MSG_NOSIGNAL | MSG_DONTWAIT));
-  end();
+  fail("HTTP without TLS");
 }
 
 }  // namespace mik::http

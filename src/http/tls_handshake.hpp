@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string_view>
 
 #include "base/fd.hpp"
 #include "http/server_core.hpp"
@@ -25,6 +26,7 @@ class TlsHandshake final : public Connection {
   void hand_over();
   void refuse_plain_http();
   void on_timer();
+  void fail(std::string_view why);
   void end();
 
   bool over_ = false;

@@ -31,6 +31,7 @@ int bio_read(BIO* bio, char* data, int length) {
   BIO_clear_retry_flags(bio);
   const ssize_t got = ::recv(socket.fd, data, static_cast<std::size_t>(length), 0);
   socket.drained = got < length && !(got < 0 && errno == EINTR);
+  socket.heard = socket.heard || got > 0;
   if (got < 0 && try_again(errno)) {
     BIO_set_retry_read(bio);
   }

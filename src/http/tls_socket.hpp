@@ -32,6 +32,7 @@ std::string take_errors();
 struct Socket {
   int fd = -1;
   bool drained = false;  // the last recv took all that there was
+  bool heard = false;    // anything came
 };
 
 BioMethod make_bio_method();

@@ -311,6 +311,8 @@ void write_traffic(MetricsWriter& out, const Snapshot& from) {
                  "Connections passed to a lighter worker.", totals.handed_out},
           Simple{"mik_accept_errors_total", Type::kCounter, "Failed accept calls.",
                  totals.accept_errors},
+          Simple{"mik_tls_handshake_failures_total", Type::kCounter,
+                 "TLS handshakes that clients began and that failed.", totals.tls_failures},
           Simple{"mik_http_request_body_bytes_total", Type::kCounter, "Request content received.",
                  totals.bytes_in},
           Simple{"mik_http_response_body_bytes_total", Type::kCounter, "Response content sent.",

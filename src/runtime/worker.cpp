@@ -154,6 +154,11 @@ class Worker final : public http::ConnectionObserver,
   void on_connections(std::size_t /*open*/) override {
     segment_.set_connections(slot_, connections());
   }
+  void on_handshake_failed(std::string_view why) override {
+    shared::count(context_.counters().tls_failures);
+    log_.line(telemetry::Level::kDebug, telemetry::Target::kHttp, "TLS handshake failed")
+        .str("error", why);
+  }
   // AcceptorEvents
   void on_socket(base::Fd socket) override;
   void on_accept_error(const base::Error& error) override {

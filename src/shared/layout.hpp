@@ -16,7 +16,7 @@ static_assert(Cell::is_always_lock_free, "a lock in shared memory would die with
 static_assert(sizeof(Cell) == 8 && alignof(Cell) == 8);
 
 inline constexpr std::uint64_t kSegmentMagic = 0x31'67'65'73'6b'69'6d;  // "mikseg1"
-inline constexpr std::uint64_t kSegmentVersion = 3;
+inline constexpr std::uint64_t kSegmentVersion = 4;
 inline constexpr std::size_t kSlotsMax = 512;
 inline constexpr std::size_t kModulesLimit = 1u << 20;  // rows of a table, at most
 inline constexpr std::size_t kCacheLine = 64;
@@ -99,6 +99,7 @@ struct alignas(kCacheLine) Counters {
   std::array<Cell, kLatencyBuckets> latency;
   Cell latency_sum_us;
   Cell log_lines_dropped;
+  Cell tls_failures;  // handshakes
 };
 
 // A text under a sequence number: odd while it is being written.

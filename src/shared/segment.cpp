@@ -377,6 +377,7 @@ Totals Segment::totals() const noexcept {
     sum.handed_in += counters.handed_in.load(kRelaxed);
     sum.refused += counters.refused.load(kRelaxed);
     sum.accept_errors += counters.accept_errors.load(kRelaxed);
+    sum.tls_failures += counters.tls_failures.load(kRelaxed);
     add(sum.status, counters.status);
     add(sum.failures, counters.failures);
     add(sum.latency, counters.latency);

@@ -40,6 +40,7 @@ struct Totals {
   std::uint64_t handed_in = 0;
   std::uint64_t refused = 0;
   std::uint64_t accept_errors = 0;
+  std::uint64_t tls_failures = 0;
   std::array<std::uint64_t, kStatusClasses> status{};
   std::array<std::uint64_t, kGuestFailures> failures{};
   std::array<std::uint64_t, kLatencyBuckets> latency{};

@@ -21,6 +21,7 @@ PROMETHEUS_3 = "application/openmetrics-text;version=1.0.0;q=0.6, text/plain;ver
 # Shown by tests that have what it takes: there the name stands.
 ELSEWHERE = {
     "mik_accept_errors_total": "tests/e2e/binds_test.py",
+    "mik_tls_handshake_failures_total": "tests/e2e/tls_test.py",
     "mik_log_lines_dropped_total": "tests/e2e/logs_test.py",
     "mik_trace_spans_exported_total": "tests/e2e/tracing_test.py",
     "mik_trace_spans_dropped_total": "tests/e2e/tracing_test.py",

@@ -108,6 +108,7 @@ class TlsTest(Case):
         self.assertIn(b"no renegotiation", output)
 
     def test_slow_handshakes_end_and_hold_up_nobody(self):
+        failures = self.server.metric("mik_tls_handshake_failures_total")
         with Neighbour(self.server):
             silent = [socket.create_connection(self.server.address, 15) for _ in range(20)]
             for client in silent[::2]:
@@ -115,6 +116,9 @@ class TlsTest(Case):
             for client in silent:
                 self.assertEqual(client.recv(1000), b"")
                 client.close()
+        # Of those that had begun one; nothing of it is in the log above debug.
+        self.assertEqual(self.server.metric("mik_tls_handshake_failures_total"), failures + 10)
+        self.assertEqual(self.server.find_log("TLS handshake failed"), [])
 
     def test_plain_http_is_told(self):
         with Connection(self.server.address) as connection:
