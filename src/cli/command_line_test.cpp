@@ -75,6 +75,42 @@ TEST(CommandLine, RefusesBadValues) {
   }
 }
 
+TEST(CommandLine, WhatIsWrongIsSaidInASentence) {
+  const std::vector<std::pair<std::vector<const char*>, std::string>> cases = {
+      {{"run", "--port", "70000"}, "--port '70000' is not a number from 0 to 65535"},
+      {{"run", "-p", "x"}, "--port 'x' is not a number from 0 to 65535"},
+      {{"run", "--timeout", "0"}, "--timeout '0' is not a number from 1 to 300"},
+      {{"run", "--memory-limit", "1000"},
+       "--memory-limit '1000' is not a number from 1048576 to 4294967296"},
+      {{"health", "--port", "-1"}, "--port '-1' is not a number from 0 to 65535"},
+      {{"run", "--api-key="}, "--api-key has no value"},
+      {{"run", "--api-key=", "app.wasm"}, "--api-key has no value"},
+      {{"run", "--port"}, "--port has no value"},
+      {{"run", "--env"}, "--env has no value"},
+      {{"run", "--host", "::1", "--host", "::1"}, "--host is given more than once"},
+      {{"run", "--lb=maybe"}, "--lb takes no value"},
+      {{"run", "--local", "--host", "0.0.0.0"}, "--host and --local exclude each other"},
+      {{"config"}, "mik config needs a command"},
+      {{}, "a command is needed"},
+  };
+  for (const auto& [words, message] : cases) {
+    const auto line = parse(words);
+    ASSERT_FALSE(line.has_value()) << message;
+    EXPECT_EQ(line.error().message(), message);
+    EXPECT_EQ(line.error().code(), base::ErrorCode::kUsage);
+    EXPECT_FALSE(line.error().help().empty()) << message;
+  }
+  EXPECT_EQ(parse({"run", "--", "--odd="}).value().run.path, "--odd=");
+}
+
+TEST(CommandLine, HelpSaysHowItIsCalled) {
+  EXPECT_NE(parse({"--help"}).value().help.find("Usage: mik [OPTIONS]"), std::string::npos);
+  EXPECT_NE(parse({"run", "--help"}).value().help.find("Usage: mik run [OPTIONS] [PATH]"),
+            std::string::npos);
+  EXPECT_NE(parse({"config", "show", "-h"}).value().help.find("Usage: mik config show"),
+            std::string::npos);
+}
+
 TEST(CommandLine, HelpNamesTheOptions) {
   const CommandLine line = parse({"run", "--help"}).value();
   EXPECT_EQ(line.command, CommandLine::Command::kHelp);

@@ -145,6 +145,13 @@ void check_files(const config::Document& document, std::vector<config::Problem>&
   }
 }
 
+// Of the key that it stands for is nothing said: the flag in its place.
+Error wrong_flag(const config::Problem& problem) {
+  const std::size_t key = std::min(problem.text.find_first_of(": "), problem.text.size());
+  return Error(ErrorCode::kUsage, problem.at.name + problem.text.substr(key))
+      .with_help("docs/reference/cli.md says what it takes");
+}
+
 }  // namespace
 
 base::Result<std::string> find_manifest(const std::optional<std::string>& file) {
@@ -163,7 +170,7 @@ base::Result<std::string> find_manifest(const std::optional<std::string>& file) 
                  fmt::format("cannot look at {}: {}", path.string(), error.message()));
   }
   return Error(ErrorCode::kNotFound, fmt::format("no such file: {}", path.string()))
-      .with_help("name a manifest: mik run --config /etc/mik/mik.toml");
+      .with_help("name a manifest that is there, as /etc/mik/mik.toml");
 }
 
 base::Result<Manifest> load_manifest(const std::string& file, const RunArguments& flags,
@@ -201,6 +208,12 @@ base::Result<void> refuse_problems(const std::vector<config::Problem>& problems,
   }
   if (errors.empty()) {
     return {};
+  }
+  const auto flag = std::ranges::find_if(errors, [](const config::Problem* problem) {
+    return problem->at.kind == Origin::Kind::kFlag;
+  });
+  if (flag != errors.end()) {
+    return wrong_flag(**flag);
   }
   Error error(ErrorCode::kConfig, errors.back()->to_string());
   for (std::size_t i = errors.size() - 1; i-- > 0;) {

@@ -154,10 +154,13 @@ TEST_F(ResolveTest, FlagsReachTheSettings) {
 
 TEST_F(ResolveTest, APatternThatCanNeverMatchIsAnError) {
   arguments.allow_hosts = {"api.*.com"};
-  EXPECT_NE(
-      refused().find("flag --allow-host: server.http_allowed: \"api.*.com\": can never match"),
-      std::string::npos)
-      << refused();
+  manifest("[server]\nprot = 1\n");  // of the file nothing is said before the flags are right
+  const auto result = resolved();
+  ASSERT_FALSE(result.has_value());
+  EXPECT_EQ(result.error().code(), base::ErrorCode::kUsage);
+  EXPECT_TRUE(result.error().message().starts_with("--allow-host: \"api.*.com\": can never match"))
+      << result.error().to_string();
+  EXPECT_TRUE(result.error().causes().empty());
 }
 
 TEST_F(ResolveTest, AFolderIsServedAsModules) {

@@ -40,9 +40,9 @@ class Narrator final : public supervisor::Observer {
       }
     }
     for (const std::string& address : addresses) {
+      const bool one = settings_.single_component();
       log_->line(telemetry::Level::kInfo, said(address, addresses))
-          .str("module", settings_.component_name)
-          .str("modules", settings_.modules_dir)
+          .str(one ? "module" : "modules", one ? settings_.component_name : settings_.modules_dir)
           .num("workers", settings_.workers);
     }
     log_->flush();
