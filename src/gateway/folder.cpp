@@ -1,6 +1,7 @@
 #include "gateway/folder.hpp"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -55,32 +56,38 @@ bool look(const std::string& root, const std::string& path, struct stat& info) {
   return file.has_value() && ::fstat(file->get(), &info) == 0 && S_ISREG(info.st_mode);
 }
 
-void add_document(const std::string& root, const std::string& path, Module& module) {
-  struct stat info{};
-  if (look(root, path, info)) {
-    module.document = path;
-    module.stamp = fmt::format("{}:{}:{}:{}.{}", info.st_dev, info.st_ino, info.st_size,
-                               info.st_mtim.tv_sec, info.st_mtim.tv_nsec);
+// The same for a name of `folder`, whose path that is. Only a link can lead elsewhere, so that all
+// else costs one system call.
+bool look_at(const Fd& folder, const std::string& name, const Folder& of, struct stat& info) {
+  if (::fstatat(folder.get(), name.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0) {
+    return false;
   }
+  return S_ISREG(info.st_mode) || (S_ISLNK(info.st_mode) && look(of.root, of.below + name, info));
 }
 
-void scan(Folder& folder, Fd fd) {
-  const std::vector<std::string> names = names_in(std::move(fd));
+void add_document(const std::string& path, const struct stat& info, Module& module) {
+  module.document = path;
+  module.stamp = fmt::format("{}:{}:{}:{}.{}", info.st_dev, info.st_ino, info.st_size,
+                             info.st_mtim.tv_sec, info.st_mtim.tv_nsec);
+}
+
+void scan(Folder& folder, const Fd& fd) {
+  const std::vector<std::string> names = names_in(Fd(::fcntl(fd.get(), F_DUPFD_CLOEXEC, 0)));
   const std::set<std::string_view> present(names.begin(), names.end());
   for (const std::string& file : names) {
     const std::string_view stem =
         std::string_view(file).substr(0, file.size() - std::min(file.size(), kWasm.size()));
     struct stat info{};
     if (!file.ends_with(kWasm) || !base::valid_module_name(stem) ||
-        folder.modules.size() == kModulesMax || !look(folder.root, folder.below + file, info)) {
+        folder.modules.size() == kModulesMax || !look_at(fd, file, folder, info)) {
       continue;
     }
     Module module;
     module.name = stem;
     module.size_bytes = static_cast<std::uint64_t>(info.st_size);
     if (const std::string document = module.name + std::string(kDocument);
-        present.contains(document)) {
-      add_document(folder.root, folder.below + document, module);
+        present.contains(document) && look_at(fd, document, folder, info)) {
+      add_document(folder.below + document, info, module);
     }
     folder.modules.push_back(std::move(module));
   }
@@ -97,7 +104,10 @@ Folder single_component(const config::Settings& settings) {
   if (::stat(settings.component_path.c_str(), &info) == 0) {
     module.size_bytes = static_cast<std::uint64_t>(info.st_size);
   }
-  add_document(folder.root, module.name + std::string(kDocument), module);
+  if (const std::string document = module.name + std::string(kDocument);
+      look(folder.root, document, info)) {
+    add_document(document, info, module);
+  }
   folder.modules.push_back(std::move(module));
   return folder;
 }
@@ -117,7 +127,7 @@ Folder platform_folder(const config::Settings& settings) {
   Folder folder;
   folder.root = settings.modules_dir;
   if (auto fd = runtime::open_beneath(folder.root, "."); fd.has_value()) {
-    scan(folder, std::move(*fd));
+    scan(folder, *fd);
   }
   return folder;
 }
@@ -134,7 +144,7 @@ Result<Folder> tenant_folder(const config::Settings& settings, std::string_view 
   if (::fstat(fd.get(), &info) != 0 || !S_ISDIR(info.st_mode)) {
     return Error(ErrorCode::kNotFound, "no folder");
   }
-  scan(folder, std::move(fd));
+  scan(folder, fd);
   return folder;
 }
 
