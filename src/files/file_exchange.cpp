@@ -62,7 +62,8 @@ struct FileExchange::Piece {
   ssize_t got = 0;
 };
 
-void FileExchange::attach(http::Exchange& exchange) {
+void FileExchange::attach(http::Exchange& exchange, std::unique_ptr<StaticEnd> end) {
+  end_ = std::move(end);
   self_ = shared_from_this();
   exchange_ = &exchange;
   exchange.attach(*this);
@@ -181,8 +182,9 @@ void FileExchange::take(std::string& bytes, ssize_t got) {
   left_ -= static_cast<std::uint64_t>(got);
 }
 
-void FileExchange::on_closed(const http::Closed& /*closed*/) {
+void FileExchange::on_closed(const http::Closed& closed) {
   exchange_ = nullptr;
+  end_->on_end(closed);
   const std::shared_ptr<FileExchange> self = std::move(self_);  // its end, unless a task holds it
 }
 

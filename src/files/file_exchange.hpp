@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "files/lookup.hpp"
+#include "files/static_files.hpp"
 #include "http/exchange.hpp"
 #include "net/loop.hpp"
 #include "net/offload.hpp"
@@ -40,8 +41,8 @@ class FileExchange final : public http::ExchangeHandler,
   FileExchange(const FileExchange&) = delete;
   FileExchange& operator=(const FileExchange&) = delete;
 
-  // Attaches it. From now on it lives as long as the exchange.
-  void attach(http::Exchange& exchange);
+  // Attaches it. From now on it lives as long as the exchange, and tells `end` of that one's.
+  void attach(http::Exchange& exchange, std::unique_ptr<StaticEnd> end);
   // Null: it is closed.
   http::Exchange* exchange() const noexcept { return exchange_; }
   // What is sent from the next pump on.
@@ -72,6 +73,7 @@ class FileExchange final : public http::ExchangeHandler,
   std::shared_ptr<FileBytes> all_;
   std::size_t held_ = 0;  // of all_
   http::Exchange* exchange_ = nullptr;
+  std::unique_ptr<StaticEnd> end_;
   std::shared_ptr<FileExchange> self_;
   std::shared_ptr<Found> file_;  // the pool may read it when the client has left
   std::uint64_t offset_ = 0;

@@ -60,8 +60,9 @@ struct StaticFiles::Ask {
   std::span<const Field> fields;
   std::span<const Field> answer_fields;
   std::vector<Coding> siblings;
-  http::AcceptedCodings accepted;         // of what is compressed on the way
-  std::shared_ptr<FileExchange> waiting;  // is attached already
+  http::Compression::Wanted wanted;       // of what is compressed on the way
+  std::shared_ptr<FileExchange> waiting;  // is attached already, and is told of the end
+  StaticEnd* end = nullptr;               // without it: of the request that is served now
 
   // Of copies.
   std::vector<std::string> texts;
@@ -71,6 +72,7 @@ struct StaticFiles::Ask {
   // Whose views live as long as it.
   std::unique_ptr<Ask> keep() const {
     auto kept = std::make_unique<Ask>(*this);
+    kept->end = nullptr;
     kept->texts.clear();
     kept->texts.reserve(1 + 2 * (fields.size() + answer_fields.size()));
     const auto copy = [&](std::string_view text) -> std::string_view {
@@ -142,6 +144,16 @@ void StaticFiles::note_absent_siblings(const Ask& ask, const Found& found) {
   if (found.what != What::kFile || ask.siblings.empty()) {
     return;
   }
+  unsigned missing = 0;
+  for (const Coding coding : ask.siblings) {
+    if (coding == found.coding) {
+      break;
+    }
+    missing |= bit(coding);
+  }
+  if (missing == 0) {
+    return;
+  }
   if (absent_.size() >= kAbsentMax) {
     absent_.clear();
   }
@@ -149,12 +161,7 @@ void StaticFiles::note_absent_siblings(const Ask& ask, const Found& found) {
   if (const base::Time now = loop_.now(); now - absent.seen >= kAbsentFor) {
     absent = {now, 0};
   }
-  for (const Coding coding : ask.siblings) {
-    if (coding == found.coding) {
-      break;
-    }
-    absent.codings |= bit(coding);
-  }
+  absent.codings |= missing;
 }
 
 void StaticFiles::serve(http::Exchange& exchange, const StaticRequest& request) {
@@ -163,6 +170,7 @@ void StaticFiles::serve(http::Exchange& exchange, const StaticRequest& request) 
   ask.head = request.method == "HEAD";
   ask.fields = request.fields;
   ask.answer_fields = request.answer_fields;
+  ask.end = request.end;
   const std::size_t mark = request.path_query.find('?');
   ask.query = mark == std::string_view::npos ? std::string_view() : request.path_query.substr(mark);
   if (!ask.get && !ask.head) {
@@ -173,8 +181,7 @@ void StaticFiles::serve(http::Exchange& exchange, const StaticRequest& request) 
     }
     fields_.assign(ask.answer_fields.begin(), ask.answer_fields.end());
     fields_.push_back(allow[0]);
-    observer_.on_static_answer(200);
-    exchange.respond({.status = 200, .fields = fields_, .content_length = 0}, {});
+    respond(exchange, ask, 200);
     return;
   }
   switch (parse_path(request.path_query.substr(kPrefix.size(), mark - kPrefix.size()), ask.file)) {
@@ -187,7 +194,7 @@ void StaticFiles::serve(http::Exchange& exchange, const StaticRequest& request) 
     case PathProblem::kNone:
       break;
   }
-  ask.accepted = compression_.accepted(ask.fields);
+  ask.wanted = compression_.wanted(ask.fields);
   ask.siblings = siblings_to_try(ask.file.path, ask.fields);
   if (!folder()->valid()) {
     problem(exchange, ask, 404, "File not found");
@@ -198,6 +205,7 @@ void StaticFiles::serve(http::Exchange& exchange, const StaticRequest& request) 
     look_up_later(exchange, ask);
     return;
   }
+  note_absent_siblings(ask, found);
   answer(exchange, ask, std::move(found));
 }
 
@@ -229,7 +237,7 @@ void StaticFiles::look_up_later(http::Exchange& exchange, const Ask& ask) {
     problem(exchange, ask, 503, "too many files are being read", retry);
     return;
   }
-  waiting->attach(exchange);
+  waiting->attach(exchange, ask.end->keep());
 }
 
 void StaticFiles::answer(http::Exchange& exchange, const Ask& ask, Found found) {
@@ -286,10 +294,11 @@ void StaticFiles::send_file(http::Exchange& exchange, const Ask& ask, Found foun
     std::optional<std::uint64_t> length = size;
     if (found.coding == Coding::kIdentity && http::is_compressible_type(type) &&
         size >= http::kCompressFrom) {
-      compression_.prepare(ask.accepted, 304, fields_, length);
+      // What the 200 would be is known here, whatever the client has.
+      compression_.prepare({.codings = ask.wanted.codings}, 304, fields_, length);
     }
-    observer_.on_static_answer(304);
     exchange.respond({.status = 304, .fields = fields_, .content_length = std::nullopt}, {});
+    on_answered(ask, 304, 0);
     return;
   }
   const std::string content_range =
@@ -315,22 +324,22 @@ void StaticFiles::send_file(http::Exchange& exchange, const Ask& ask, Found foun
 
 void StaticFiles::send_content(http::Exchange& exchange, const Ask& ask, Found found, int status,
                                std::uint64_t first, std::uint64_t bytes) {
-  observer_.on_static_answer(status);
   if (ask.get && bytes <= kAtOnceMax && read_at_once(found, first, bytes)) {
-    compression_.respond(exchange, ask.accepted, status, fields_, scratch_);
+    on_answered(ask, status, compression_.respond(exchange, ask.wanted, status, fields_, scratch_));
     return;
   }
   std::optional<std::uint64_t> length = bytes;
-  const Coding coding = compression_.prepare(ask.accepted, status, fields_, length);
+  const Coding coding = compression_.prepare(ask.wanted, status, fields_, length);
   const http::ResponseHead head{.status = status, .fields = fields_, .content_length = length};
   if (ask.head && length.has_value()) {
     exchange.respond(head, {});
+    on_answered(ask, status, 0);
     return;
   }
   std::shared_ptr<FileExchange> file = ask.waiting;
   if (file == nullptr) {
     file = std::make_shared<FileExchange>(loop_, offload_, bytes_);
-    file->attach(exchange);
+    file->attach(exchange, ask.end->keep());
   }
   file->set_content(std::move(found), first, ask.head ? 0 : bytes);
   if (ask.get && coding != Coding::kIdentity) {
@@ -359,8 +368,7 @@ void StaticFiles::redirect(http::Exchange& exchange, const Ask& ask) {
   const std::string location = folder_url(ask.file.path) + std::string(ask.query);
   fields_.assign(ask.answer_fields.begin(), ask.answer_fields.end());
   fields_.push_back({"Location", location});
-  observer_.on_static_answer(301);
-  exchange.respond({.status = 301, .fields = fields_, .content_length = 0}, {});
+  respond(exchange, ask, 301);
 }
 
 void StaticFiles::problem(http::Exchange& exchange, const Ask& ask, int status,
@@ -369,8 +377,20 @@ void StaticFiles::problem(http::Exchange& exchange, const Ask& ask, int status,
   fields_.assign(ask.answer_fields.begin(), ask.answer_fields.end());
   fields_.insert(fields_.end(), more.begin(), more.end());
   fields_.push_back({"Content-Type", kProblemType});
-  observer_.on_static_answer(status);
+  respond(exchange, ask, status, body);
+}
+
+void StaticFiles::respond(http::Exchange& exchange, const Ask& ask, int status,
+                          std::string_view body) {
   exchange.respond({.status = status, .fields = fields_, .content_length = body.size()}, body);
+  on_answered(ask, status, ask.head ? 0 : body.size());
+}
+
+// As far as is known of an answer that the connection has taken as a whole.
+void StaticFiles::on_answered(const Ask& ask, int status, std::size_t bytes) {
+  if (ask.waiting == nullptr) {
+    ask.end->on_end({.status = status, .body_bytes_out = bytes});
+  }
 }
 
 }  // namespace mik::files

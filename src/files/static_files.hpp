@@ -24,14 +24,23 @@ namespace mik::files {
 class FileBytes;
 class FileExchange;
 
-// Who is told of answers, and words those that are no file.
+// Who words answers that are no file, and is told of trouble.
 class StaticObserver {
  public:
   virtual ~StaticObserver() = default;
-  virtual void on_static_answer(int status) = 0;
   // A problem document (application/problem+json); valid until the next call.
   virtual std::string_view problem(int status, std::string_view detail) = 0;
   virtual void on_static_error(std::string_view path, int error) = 0;
+};
+
+// Who is told how one request has ended.
+class StaticEnd {
+ public:
+  virtual ~StaticEnd() = default;
+  // Once.
+  virtual void on_end(const http::Closed& closed) = 0;
+  // What is told in its place, for a request that is not answered within serve().
+  virtual std::unique_ptr<StaticEnd> keep() = 0;
 };
 
 // What is known of a request. Views need to live only during serve().
@@ -40,6 +49,7 @@ struct StaticRequest {
   std::string_view path_query;  // begins with "/static/"
   std::span<const http::Field> fields;
   std::span<const http::Field> answer_fields;  // of every answer: X-Request-ID, traceparent
+  StaticEnd* end = nullptr;
 };
 
 class StaticFiles {
@@ -58,6 +68,7 @@ class StaticFiles {
  private:
   friend class FileExchange;
   struct Ask;
+  static void on_answered(const Ask& ask, int status, std::size_t bytes);
 
   const std::shared_ptr<base::Fd>& folder();
   std::vector<http::Coding> siblings_to_try(const std::string& path,
@@ -68,6 +79,8 @@ class StaticFiles {
   void send_file(http::Exchange& exchange, const Ask& ask, Found found);
   void send_content(http::Exchange& exchange, const Ask& ask, Found found, int status,
                     std::uint64_t first, std::uint64_t bytes);
+  // What is in fields_, now.
+  void respond(http::Exchange& exchange, const Ask& ask, int status, std::string_view body = {});
   void redirect(http::Exchange& exchange, const Ask& ask);
   void problem(http::Exchange& exchange, const Ask& ask, int status, std::string_view detail,
                std::span<const http::Field> more = {});
@@ -82,8 +95,8 @@ class StaticFiles {
   StaticObserver& observer_;
   std::shared_ptr<base::Fd> folder_;
   base::Time folder_opened_;
-  // Which compressed siblings a file did not have a moment ago: looking for what is not there
-  // cannot be done without waiting.
+  // Which compressed siblings a file did not have a moment ago: each look for one is a system call,
+  // and on most file systems one that has to wait.
   struct Absent {
     base::Time seen;
     unsigned codings = 0;  // bits by http::Coding

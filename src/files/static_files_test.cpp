@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 
@@ -16,6 +17,17 @@ namespace fs = std::filesystem;
 using http::testing::Client;
 using http::testing::has;
 
+// Remembers how requests have ended, each once.
+class End final : public StaticEnd {
+ public:
+  explicit End(std::vector<http::Closed>& ended) : ended_(ended) {}
+  void on_end(const http::Closed& closed) override { ended_.push_back(closed); }
+  std::unique_ptr<StaticEnd> keep() override { return std::make_unique<End>(ended_); }
+
+ private:
+  std::vector<http::Closed>& ended_;
+};
+
 class StaticFilesTest : public http::testing::ServerTest, public StaticObserver {
  protected:
   StaticFilesTest() {
@@ -25,10 +37,12 @@ class StaticFilesTest : public http::testing::ServerTest, public StaticObserver 
     script.answer = [this](http::Exchange& exchange) {
       const http::RequestHead& head = exchange.head();
       const std::vector<http::Field> own = {{"X-Request-ID", "id"}};
+      End end(ended_);
       files_->serve(exchange, {.method = head.method,
                                .path_query = head.path_query,
                                .fields = head.fields,
-                               .answer_fields = own});
+                               .answer_fields = own,
+                               .end = &end});
     };
   }
   ~StaticFilesTest() override {
@@ -36,7 +50,6 @@ class StaticFilesTest : public http::testing::ServerTest, public StaticObserver 
     fs::remove_all(root_);
   }
 
-  void on_static_answer(int status) override { statuses_.push_back(status); }
   std::string_view problem(int status, std::string_view detail) override {
     problem_ = std::to_string(status) + " " + std::string(detail);
     return problem_;
@@ -77,7 +90,7 @@ class StaticFilesTest : public http::testing::ServerTest, public StaticObserver 
   net::Offload offload_{*loop, 2, 16};
   http::Compression compression_{*loop, offload_, http::Compression::Mode::kOn};
   std::optional<StaticFiles> files_;
-  std::vector<int> statuses_;
+  std::vector<http::Closed> ended_;
   std::vector<int> errors_;
   std::string problem_;
 };
@@ -100,7 +113,11 @@ TEST_F(StaticFilesTest, AFileWithItsFields) {
   for (const char* name : {"Content-Type", "Content-Length", "ETag", "Vary", "Cache-Control"}) {
     EXPECT_EQ(field(head, name), field(answer, name)) << name;
   }
-  EXPECT_EQ(statuses_, (std::vector<int>{200, 200}));
+  ASSERT_EQ(ended_.size(), 2u);
+  EXPECT_EQ(ended_[0].status, 200);
+  EXPECT_EQ(ended_[0].body_bytes_out, 5u);
+  EXPECT_EQ(ended_[1].status, 200);
+  EXPECT_EQ(ended_[1].body_bytes_out, 0u);
 }
 
 TEST_F(StaticFilesTest, EmptyAndLargeFiles) {
@@ -131,6 +148,38 @@ TEST_F(StaticFilesTest, OtherMethods) {
   const std::string options = get("/static/a.txt", "", "OPTIONS");
   EXPECT_EQ(status(options), 200);
   EXPECT_EQ(field(options, "Allow"), "GET, HEAD, OPTIONS");
+}
+
+// Whether it was answered at once, by the pool or piece by piece.
+TEST_F(StaticFilesTest, EachRequestIsToldOfItsEndOnce) {
+  put("a.txt", std::string(5000, 'a'));
+  put("docs/index.html", "index");
+  put("large.bin", std::string(300'000, 'x'));
+  const auto of = [&](const std::string& target, const std::string& fields = "",
+                      const std::string& method = "GET") {
+    ended_.clear();
+    const std::string answer = get(target, fields, method);
+    EXPECT_TRUE(until([&] { return counter.now == 0; }));
+    EXPECT_EQ(ended_.size(), 1u) << target;
+    EXPECT_EQ(ended_.empty() ? 0 : ended_[0].status, status(answer)) << target;
+    EXPECT_EQ(ended_.empty() ? 0 : ended_[0].body_bytes_out, body(answer).size()) << target;
+    return status(answer);
+  };
+  for (int i = 0; i < 2; ++i) {  // what was looked up by the pool is known the second time
+    EXPECT_EQ(of("/static/a.txt"), 200);
+    EXPECT_EQ(of("/static/a.txt", "", "HEAD"), 200);
+    EXPECT_EQ(of("/static/a.txt", "", "OPTIONS"), 200);
+    EXPECT_EQ(of("/static/a.txt", "", "DELETE"), 405);
+    EXPECT_EQ(of("/static/a.txt", "Accept-Encoding: gzip\r\nAccept: text/plain\r\n"), 200);
+    EXPECT_EQ(of("/static/a.txt", "If-None-Match: *\r\n"), 304);
+    EXPECT_EQ(of("/static/a.txt", "If-Match: \"x\"\r\n"), 412);
+    EXPECT_EQ(of("/static/a.txt", "Range: bytes=0-9\r\n"), 206);
+    EXPECT_EQ(of("/static/docs"), 301);
+    EXPECT_EQ(of("/static/none"), 404);
+    EXPECT_EQ(of("/static/%zz"), 400);
+    EXPECT_EQ(of("/static/large.bin"), 200);
+    EXPECT_EQ(of("/static/large.bin", "", "HEAD"), 200);
+  }
 }
 
 TEST_F(StaticFilesTest, FoldersAreRedirectedToTheirSlash) {
@@ -257,6 +306,19 @@ TEST_F(StaticFilesTest, SiblingsThatAreCompressedAlready) {
   EXPECT_EQ(field(get("/static/a.js.gz"), "Content-Type"), "application/gzip");
 }
 
+// Also where the kernel knew at once that they are not there.
+TEST_F(StaticFilesTest, MissingSiblingsAreRememberedForASecond) {
+  put("a.js", std::string(5000, 'a'));
+  for (const char* suffix : {"", ".br", ".zst", ".gz"}) {
+    EXPECT_EQ(fs::exists(fs::path(root_) / ("a.js" + std::string(suffix))), *suffix == '\0');
+  }
+  const base::Time before = base::Clock::now();
+  EXPECT_EQ(field(get("/static/a.js", "Accept-Encoding: br\r\n"), "Content-Encoding"), "br");
+  put("a.js.br", "brotlied");
+  const bool found = body(get("/static/a.js", "Accept-Encoding: br\r\n")) == "brotlied";
+  EXPECT_TRUE(!found || base::Clock::now() - before >= std::chrono::seconds(1));
+}
+
 // Field case 40, for files.
 TEST_F(StaticFilesTest, Field40VaryIsOnAll) {
   put("a.txt", std::string(5000, 'a'));
@@ -317,6 +379,7 @@ TEST_F(StaticFilesTest, ClientsThatLeaveHurtNobody) {
     client->close_with_reset();
   }
   EXPECT_TRUE(until([&] { return counter.now == 0; }));
+  EXPECT_EQ(std::ranges::count(ended_, http::Outcome::kClientGone, &http::Closed::outcome), 20);
   EXPECT_EQ(status(get("/static/large.bin", "Range: bytes=0-0\r\n")), 206);
 }
 

@@ -6,6 +6,7 @@
 
 #include "base/assert.hpp"
 #include "http/compressed_body.hpp"
+#include "http/conditional.hpp"
 #include "http/list_field.hpp"
 
 namespace mik::http {
@@ -35,6 +36,7 @@ bool lists_item(std::string_view list, std::string_view item) noexcept {
 }
 
 struct Looked {
+  bool typed = false;
   bool compressible = false;
   bool untouchable = false;
 };
@@ -51,8 +53,10 @@ Looked look_at(std::span<const Field> fields) noexcept {
             equals_lower(field.name, "content-md5") || equals_lower(field.name, "repr-digest");
         break;
       case 12:
-        looked.compressible |=
-            equals_lower(field.name, "content-type") && is_compressible_type(field.value);
+        if (equals_lower(field.name, "content-type")) {
+          looked.typed = true;
+          looked.compressible |= is_compressible_type(field.value);
+        }
         break;
       case 13:
         looked.untouchable |=
@@ -122,29 +126,32 @@ Compression::Compression(net::Loop& loop, net::Offload& offload, Mode mode)
 
 Compression::~Compression() = default;
 
-AcceptedCodings Compression::accepted(std::span<const Field> request_fields) const noexcept {
-  return mode_ == Mode::kOn ? accepted_codings(request_fields) : AcceptedCodings();
+Compression::Wanted Compression::wanted(std::span<const Field> request_fields) const noexcept {
+  if (mode_ == Mode::kOff) {
+    return {};
+  }
+  return {accepted_codings(request_fields), has_strong_etags_only(request_fields)};
 }
 
-Coding Compression::prepare(const AcceptedCodings& accepted, int status, std::vector<Field>& fields,
+Coding Compression::prepare(const Wanted& wanted, int status, std::vector<Field>& fields,
                             std::optional<std::uint64_t>& length) {
   give_encoder(prepared_.coding, std::move(prepared_.encoder));
   if (mode_ == Mode::kOff || status < 200 || status == 204 || status == 205 || status == 206) {
     return Coding::kIdentity;
   }
   const Looked looked = look_at(fields);
-  if (looked.untouchable || (!looked.compressible && status != 304)) {
+  // A 304 seldom says its type.
+  if (looked.untouchable || !(looked.compressible || (status == 304 && !looked.typed))) {
     return Coding::kIdentity;
   }
   add_vary(fields);
   if (status == 304) {
-    // It stands for an answer that was compressed, if it was long enough (RFC 9110 section 15.4.5).
-    if (accepted.any()) {
+    if (wanted.codings.any() && !wanted.has_strong_etags_only) {
       weaken_etag(fields);
     }
     return Coding::kIdentity;
   }
-  const Coding coding = best_coding(accepted, kPreferred);
+  const Coding coding = best_coding(wanted.codings, kPreferred);
   if (coding == Coding::kIdentity || length.value_or(kCompressFrom) < kCompressFrom) {
     return Coding::kIdentity;
   }
@@ -172,20 +179,20 @@ void Compression::attach(Exchange& exchange, ExchangeHandler& source, Coding cod
   body.begin(exchange, source, coding, std::move(prepared_.encoder));
 }
 
-void Compression::respond(Exchange& exchange, const AcceptedCodings& accepted, int status,
-                          std::vector<Field>& fields, std::string_view body) {
+std::size_t Compression::respond(Exchange& exchange, const Wanted& wanted, int status,
+                                 std::vector<Field>& fields, std::string_view body) {
   std::optional<std::uint64_t> length = body.size();
-  const Coding coding = prepare(accepted, status, fields, length);
+  const Coding coding = prepare(wanted, status, fields, length);
   const ResponseHead head{.status = status, .fields = fields, .content_length = length};
   if (coding == Coding::kIdentity) {
     exchange.respond(head, body);
-    return;
+    return body.size();
   }
   if (body.size() > kOnLoopMax) {
     attach(exchange, WholeBody::make(body), coding);
     exchange.start(head);
     exchange.pump();
-    return;
+    return 0;
   }
   encoded_.clear();
   if (prepared_.encoder->encode(body, EncodeStep::kEnd, encoded_)) {
@@ -194,6 +201,7 @@ void Compression::respond(Exchange& exchange, const AcceptedCodings& accepted, i
     exchange.abort();
   }
   give_encoder(prepared_.coding, std::move(prepared_.encoder));
+  return encoded_.size();
 }
 
 std::unique_ptr<Encoder> Compression::take_encoder(Coding coding) {

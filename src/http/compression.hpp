@@ -40,15 +40,22 @@ class Compression {
   Compression(const Compression&) = delete;
   Compression& operator=(const Compression&) = delete;
 
-  // What of Accept-Encoding counts for a request. Nothing when compression is off.
-  AcceptedCodings accepted(std::span<const Field> request_fields) const noexcept;
+  // What of a request decides how its answer is sent.
+  struct Wanted {
+    AcceptedCodings codings;
+    bool has_strong_etags_only = false;  // of what the client asks whether it is still good
+  };
+  // Nothing when compression is off.
+  Wanted wanted(std::span<const Field> request_fields) const noexcept;
 
   // For a final response of this status with these fields, which are changed in place to those that
   // fit what is sent: Vary where the answer depends on Accept-Encoding, Content-Encoding, a weak
-  // ETag, no Accept-Ranges. `length` is that of the content where it is known, and is forgotten
-  // with another coding. Fields may point into this object until the next call. When many streams
-  // are open they have the memory: identity.
-  Coding prepare(const AcceptedCodings& accepted, int status, std::vector<Field>& fields,
+  // ETag, no Accept-Ranges. A 304 gets what its 200 would have had (RFC 9110 section 15.4.5), as
+  // far as it shows: a type that is never compressed stays alone, and so do tags where the client
+  // has strong ones only, which were not compressed when it got them. `length` is that of the
+  // content where it is known, and is forgotten with another coding. Fields may point into this
+  // object until the next call. When many streams are open they have the memory: identity.
+  Coding prepare(const Wanted& wanted, int status, std::vector<Field>& fields,
                  std::optional<std::uint64_t>& length);
 
   // Puts the filter between `exchange` and `source`, which is attached or would be: it is told all
@@ -56,9 +63,10 @@ class Compression {
   // nobody wants.
   void attach(Exchange& exchange, ExchangeHandler& source, Coding coding);
 
-  // A whole answer whose body is here: as Exchange::respond, compressed where that may be.
-  void respond(Exchange& exchange, const AcceptedCodings& accepted, int status,
-               std::vector<Field>& fields, std::string_view body);
+  // A whole answer whose body is here: as Exchange::respond, compressed where that may be. How much
+  // content goes out (if the client wants any); 0 when that is not known yet.
+  std::size_t respond(Exchange& exchange, const Wanted& wanted, int status,
+                      std::vector<Field>& fields, std::string_view body);
 
   std::size_t streams() const noexcept { return streams_; }  // with an encoder
 

@@ -139,13 +139,13 @@ class CompressionTest : public ServerTest {
     fields_ = std::move(fields);
     script.answer = [this, then = std::move(then), length, status](Exchange& exchange) {
       script.recorders.push_back(std::make_unique<Recorder>(exchange));
-      const AcceptedCodings accepted = compression.accepted(exchange.head().fields);
+      const Compression::Wanted wanted = compression.wanted(exchange.head().fields);
       std::vector<Field> out;
       for (const auto& [name, value] : fields_) {
         out.push_back({name, value});
       }
       std::optional<std::uint64_t> known = length;
-      coding = compression.prepare(accepted, status, out, known);
+      coding = compression.prepare(wanted, status, out, known);
       if (coding != Coding::kIdentity) {
         compression.attach(exchange, script.last(), coding);
       }
@@ -168,13 +168,14 @@ class CompressionTest : public ServerTest {
   // The head of an answer to be prepared, without a connection.
   std::map<std::string, std::string> prepared(Fields fields, std::string_view accept,
                                               int status = 200,
-                                              std::optional<std::uint64_t> length = std::nullopt) {
-    const std::vector<Field> request = {{"accept-encoding", accept}};
+                                              std::optional<std::uint64_t> length = std::nullopt,
+                                              std::vector<Field> request = {}) {
+    request.push_back({"accept-encoding", accept});
     std::vector<Field> out;
     for (const auto& [name, value] : fields) {
       out.push_back({name, value});
     }
-    coding = compression.prepare(compression.accepted(request), status, out, length);
+    coding = compression.prepare(compression.wanted(request), status, out, length);
     std::map<std::string, std::string> seen;
     for (const Field& field : out) {
       EXPECT_TRUE(seen.emplace(field.name, field.value).second) << field.name << " twice";
@@ -281,8 +282,7 @@ TEST_F(CompressionTest, RespondCompressesSmallAndLargeBodies) {
     const std::string text = text_of(bytes);
     script.answer = [&](Exchange& exchange) {
       std::vector<Field> fields = {{"Content-Type", "text/plain"}};
-      compression.respond(exchange, compression.accepted(exchange.head().fields), 200, fields,
-                          text);
+      compression.respond(exchange, compression.wanted(exchange.head().fields), 200, fields, text);
     };
     auto client = connect();
     const Answer answer = get(*client, "gzip");
@@ -298,7 +298,7 @@ TEST_F(CompressionTest, OffChangesNothing) {
   const std::vector<Field> request = {{"accept-encoding", "gzip"}};
   std::vector<Field> fields = {{"Content-Type", "text/html"}, {"ETag", "\"x\""}};
   std::optional<std::uint64_t> length = 5000;
-  EXPECT_EQ(off.prepare(off.accepted(request), 200, fields, length), Coding::kIdentity);
+  EXPECT_EQ(off.prepare(off.wanted(request), 200, fields, length), Coding::kIdentity);
   EXPECT_EQ(fields.size(), 2u);
   EXPECT_EQ(length, 5000u);
 }
@@ -331,6 +331,30 @@ TEST_F(CompressionTest, StrongTagsBecomeWeak) {
   EXPECT_FALSE(prepared(ranges, "gzip").contains("Accept-Ranges"));
   EXPECT_TRUE(prepared(ranges, "identity").contains("Accept-Ranges"));
   EXPECT_EQ(tag("\"x\"", "gzip", 304), "W/\"x\"");
+}
+
+// RFC 9110 section 15.4.5: what its 200 would have had, as far as it can be known.
+TEST_F(CompressionTest, NotModifiedHasTheFieldsOfItsWholeAnswer) {
+  const auto of = [&](Fields fields, const char* has, std::string_view accept = "gzip") {
+    fields.emplace_back("ETag", "\"x\"");
+    auto seen = prepared(
+        std::move(fields), accept, 304, std::nullopt,
+        has == nullptr ? std::vector<Field>() : std::vector<Field>{{"If-None-Match", has}});
+    return std::pair(seen["ETag"], seen["Vary"]);
+  };
+  const auto weak = std::pair<std::string, std::string>("W/\"x\"", "Accept-Encoding");
+  const auto strong = std::pair<std::string, std::string>("\"x\"", "Accept-Encoding");
+  const auto alone = std::pair<std::string, std::string>("\"x\"", "");
+  EXPECT_EQ(of({}, "W/\"x\""), weak);
+  EXPECT_EQ(of({}, "\"y\", W/\"x\""), weak);
+  EXPECT_EQ(of({}, nullptr), weak) << "nothing is known of what it has";
+  EXPECT_EQ(of({}, "*"), weak);
+  EXPECT_EQ(of({}, "\"x\""), strong) << "a compressed one would have a weak tag";
+  EXPECT_EQ(of({}, "\"y\", \"x\""), strong);
+  EXPECT_EQ(of({}, "W/\"x\"", "identity"), strong);
+  EXPECT_EQ(of({{"Content-Type", "text/html"}}, "W/\"x\""), weak);
+  EXPECT_EQ(of({{"Content-Type", "image/png"}}, "W/\"x\""), alone);
+  EXPECT_EQ(of({{"Cache-Control", "no-transform"}}, "W/\"x\"").second, "");
 }
 
 TEST_F(CompressionTest, WhatIsLeftAlone) {

@@ -99,6 +99,15 @@ bool lists_etag_strong(std::string_view list, std::string_view etag) noexcept {
   return lists(list, [&](std::string_view one) { return one == etag && !is_weak(etag); });
 }
 
+bool has_strong_etags_only(std::span<const Field> fields) noexcept {
+  const auto any = [](std::string_view list) {
+    return lists(list, [](std::string_view) { return true; });
+  };
+  const auto weak = [](std::string_view list) { return lists(list, is_weak); };
+  return any_line(fields, "if-none-match", any) == true &&
+         any_line(fields, "if-none-match", weak) == false;
+}
+
 Precondition check_preconditions(std::string_view method, std::span<const Field> fields,
                                  const Validators& validators, std::int64_t now) noexcept {
   const auto strong = [&](std::string_view list) {

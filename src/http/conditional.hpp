@@ -40,4 +40,7 @@ bool if_range_holds(std::span<const Field> fields, const Validators& validators,
 bool lists_etag_weak(std::string_view list, std::string_view etag) noexcept;
 bool lists_etag_strong(std::string_view list, std::string_view etag) noexcept;
 
+// Whether If-None-Match names entity tags, and no weak one.
+bool has_strong_etags_only(std::span<const Field> fields) noexcept;
+
 }  // namespace mik::http

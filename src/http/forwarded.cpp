@@ -424,4 +424,9 @@ ForwardedView forwarded(const RequestHead& head, const Peer& peer,
   return view;
 }
 
+bool is_https(const ForwardedView& view, const Exchange& exchange) noexcept {
+  return view.scheme == ForwardedScheme::kNotSaid ? exchange.secure()
+                                                  : view.scheme == ForwardedScheme::kHttps;
+}
+
 }  // namespace mik::http

@@ -11,6 +11,7 @@
 
 #include "base/result.hpp"
 #include "http/address.hpp"
+#include "http/exchange.hpp"
 #include "http/message.hpp"
 
 namespace mik::http {
@@ -60,5 +61,8 @@ struct ForwardedView {
 // X-Real-IP counts where there is neither X-Forwarded-For nor Forwarded. Allocates nothing.
 ForwardedView forwarded(const RequestHead& head, const Peer& peer,
                         const TrustedProxies& proxies) noexcept;
+
+// Whether the client's connection is HTTPS, by that view of an exchange.
+bool is_https(const ForwardedView& view, const Exchange& exchange) noexcept;
 
 }  // namespace mik::http

@@ -76,12 +76,10 @@ void GuestExchange::begin(http::Exchange& exchange, GuestRequest request) {
   spans_.begin(context_, trace, head, request.path_query);
   request_id_ = telemetry::make_uuid(context_.random);
   method_ = head.method;
-  accepted_ = context_.compression->accepted(head.fields);
+  wanted_ = context_.compression->wanted(head.fields);
   path_ = head.path_query.substr(0, head.path_query.find('?'));
   client_ = request.from.client;
-  https_ = request.from.scheme == http::ForwardedScheme::kNotSaid
-               ? exchange.secure()
-               : request.from.scheme == http::ForwardedScheme::kHttps;
+  https_ = is_https(request.from, exchange);
   body_open_ = head.body != http::BodyKind::kNone;
   time_left_ = module_->guest.execution_timeout;
   shared::count(context_.counters().guest_requests);
@@ -542,7 +540,7 @@ void GuestExchange::send_head(bool whole) {
   }
   std::optional<std::uint64_t> known = length.has_value() || !whole ? length : content_shown();
   const http::Coding coding =
-      context_.compression->prepare(accepted_, response.status, fields, known);
+      context_.compression->prepare(wanted_, response.status, fields, known);
   http::ResponseHead head;
   head.status = response.status;
   head.fields = fields;

@@ -23,6 +23,7 @@
 #include "runtime/context.hpp"
 #include "runtime/gate.hpp"
 #include "runtime/module_cache.hpp"
+#include "runtime/request_end.hpp"
 #include "runtime/scheduler.hpp"
 #include "runtime/tracing.hpp"
 #include "shared/segment.hpp"
@@ -136,9 +137,8 @@ class GuestExchange final : public http::ExchangeHandler,
   void resolve_ticket();
   void count_guest();
   void count_closed(const http::Closed& closed, base::Duration took);
-  void log_closed(const http::Closed& closed, base::Duration took);
-  void end_spans(const http::Closed& closed, base::Duration took);
-  // What identifies this request, in each of its lines.
+  void say_closed(const http::Closed& closed, base::Duration took);
+  RequestTag tag() const noexcept;
   telemetry::Log::Line line(telemetry::Level level, telemetry::Target target,
                             std::string_view message);
   void say_dropped_output();
@@ -179,7 +179,7 @@ class GuestExchange final : public http::ExchangeHandler,
   std::string trace_state_;  // as the caller sent it
   RequestSpans spans_;
   std::array<char, 36> request_id_{};
-  http::AcceptedCodings accepted_;  // of the client
+  http::Compression::Wanted wanted_;  // by the client
   std::string method_;
   std::string path_;
   std::string client_;  // address

@@ -95,52 +95,6 @@ GuestLine guest_line(int stream, std::string_view& text) noexcept {
   return line;
 }
 
-std::string_view label(http::Outcome outcome) noexcept {
-  switch (outcome) {
-    case http::Outcome::kComplete:
-      return "complete";
-    case http::Outcome::kCut:
-      return "cut";
-    case http::Outcome::kClientGone:
-      return "client_gone";
-    case http::Outcome::kTimeout:
-      return "client_timeout";
-    case http::Outcome::kShutdown:
-      return "shutdown";
-  }
-  return "complete";
-}
-
-// The reference's names for kinds of failures, and `overload`, which it has no name for.
-std::string_view category(std::optional<GuestFailure> failure, int status) noexcept {
-  if (failure.has_value() && *failure != GuestFailure::kOther) {
-    switch (*failure) {
-      case GuestFailure::kDeadline:
-      case GuestFailure::kCpuBudget:
-        return "timeout";
-      case GuestFailure::kOverload:
-        return "overload";
-      default:
-        return "execution";
-    }
-  }
-  switch (status) {
-    case 400:
-    case 408:
-    case 413:
-      return "invalid_request";
-    case 404:
-    case 502:
-      return "module_load";
-    case 429:
-      return "overload";
-    case 503:
-      return failure.has_value() ? "module_load" : "overload";
-    default:
-      return "internal";
-  }
-}
-
 // How much of a guest's line goes into one line of the log, where no value may be longer.
 std::size_t log_piece(std::string_view text) noexcept {
   constexpr std::size_t kRoom = telemetry::kValueMax - 32;
@@ -246,8 +200,7 @@ void GuestExchange::on_closed(const http::Closed& closed) {
                           ran ? std::optional(base::Clock::now() - guest_started_) : std::nullopt);
   }
   count_closed(closed, took);
-  log_closed(closed, took);
-  end_spans(closed, took);
+  say_closed(closed, took);
   if (!running_) {
     pool_.put(*this);
   }
@@ -314,58 +267,32 @@ void GuestExchange::count_closed(const http::Closed& closed, base::Duration took
   shared::count(cells.outbound, stats_.outbound);
 }
 
+RequestTag GuestExchange::tag() const noexcept {
+  return {.trace = trace_,
+          .request_id = telemetry::view(request_id_),
+          .module = module_->label,
+          .tenant = module_->tenant.id};
+}
+
 telemetry::Log::Line GuestExchange::line(telemetry::Level level, telemetry::Target target,
                                          std::string_view message) {
-  const auto traceparent = telemetry::format_traceparent(trace_);
-  auto line = context_.log.line(level, target, message);
-  line.str("request_id", telemetry::view(request_id_))
-      .str("trace_id", telemetry::view(traceparent).substr(3, 32))
-      .str("module", module_->label);
-  if (!module_->tenant.id.empty()) {
-    line.str("tenant", module_->tenant.id);
-  }
-  return line;
+  return request_line(context_.log, level, target, message, tag());
 }
 
-void GuestExchange::end_spans(const http::Closed& closed, base::Duration took) {
-  if (spans_.on()) {
-    spans_.end(started_ + took,
-               {.status = closed.status,
-                .method = method_,
-                .path = path_,
-                .scheme = https_ ? "https" : "http",
-                .client = client_,
-                .module = module_->label,
-                .tenant = module_->tenant.id,
-                .request_id = telemetry::view(request_id_),
-                .outcome = closed.outcome == http::Outcome::kComplete ? std::string_view()
-                                                                      : label(closed.outcome),
-                .error = error_});
-  }
-}
-
-void GuestExchange::log_closed(const http::Closed& closed, base::Duration took) {
+void GuestExchange::say_closed(const http::Closed& closed, base::Duration took) {
   say_dropped_output();
-  const telemetry::Level level = error_.empty() ? telemetry::Level::kInfo : telemetry::Level::kWarn;
-  if (!context_.log.enabled(level, telemetry::Target::kHttp)) {
-    return;
-  }
-  auto said = line(level, telemetry::Target::kHttp,
-                   error_.empty() ? "Request completed" : "Request failed");
-  said.str("method", method_)
-      .str("remote_addr", client_)
-      .num("status", closed.status)
-      .ms("duration_ms", took)
-      .ms("cpu_ms", stats_.cpu)
-      .num("bytes_in", static_cast<std::int64_t>(closed.body_bytes_in))
-      .num("bytes_out", static_cast<std::int64_t>(closed.body_bytes_out));
-  if (closed.outcome != http::Outcome::kComplete) {
-    said.str("outcome", label(closed.outcome));
-  }
-  if (!error_.empty()) {
-    said.str("category", category(failure_, closed.status)).str("error", error_);
-  }
-  said.str("path", path_);  // last: it may be as long as a head, and is cut to what is left
+  const RequestEnd end{.tag = tag(),
+                       .method = method_,
+                       .path = path_,
+                       .scheme = https_ ? "https" : "http",
+                       .client = client_,
+                       .closed = closed,
+                       .took = took,
+                       .cpu = stats_.cpu,
+                       .error = error_,
+                       .failure = failure_};
+  log_end(context_.log, end);
+  spans_.end(started_ + took, end);
 }
 
 void GuestExchange::on_guest_output(int stream, std::string_view text) noexcept {

@@ -30,7 +30,7 @@ class Metrics::Scrape final : public http::ExchangeHandler {
       : owner_(owner),
         exchange_(exchange),
         compression_(compression),
-        accepted_(compression.accepted(exchange.head().fields)),
+        wanted_(compression.wanted(exchange.head().fields)),
         head_only_(exchange.head().method == "HEAD"),
         request_id_(request_id),
         traceparent_(traceparent),
@@ -47,7 +47,7 @@ class Metrics::Scrape final : public http::ExchangeHandler {
                                        {"X-Request-ID", request_id_},
                                        {"traceparent", traceparent_}};
     std::optional<std::uint64_t> length = text_->size();
-    const http::Coding coding = compression_.prepare(accepted_, 200, fields, length);
+    const http::Coding coding = compression_.prepare(wanted_, 200, fields, length);
     if (coding != http::Coding::kIdentity && !head_only_) {
       compression_.attach(exchange_, *this, coding);
     }
@@ -90,7 +90,7 @@ class Metrics::Scrape final : public http::ExchangeHandler {
   Metrics& owner_;
   http::Exchange& exchange_;
   http::Compression& compression_;
-  const http::AcceptedCodings accepted_;
+  const http::Compression::Wanted wanted_;
   const bool head_only_;
   const std::string request_id_;
   const std::string traceparent_;

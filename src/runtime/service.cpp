@@ -66,10 +66,10 @@ void Service::on_request(http::Exchange& exchange) {
       to_module(exchange, to, from);
       return;
     case Routed::To::kProblem:
-      problem(exchange, to.status, to.text);
+      turn_away(exchange, from, to.status, to.text);
       return;
     case Routed::To::kStatic:
-      static_file(exchange);
+      static_file(exchange, from);
       return;
     default:
       built_in(exchange, to, Entrance::kPublic, from.forwarded);
@@ -101,9 +101,9 @@ void Service::to_module(http::Exchange& exchange, const Routed& to,
   context_.modules->index().refresh();
   const std::shared_ptr<ModuleEntry>* found = context_.modules->index().find(to.tenant, to.module);
   if (found == nullptr) {
-    problem(exchange, 404,
-            to.tenant.empty() ? fmt::format("module not found: {}", to.module)
-                              : fmt::format("module not found: {}/{}", to.tenant, to.module));
+    turn_away(exchange, from, 404,
+              to.tenant.empty() ? fmt::format("module not found: {}", to.module)
+                                : fmt::format("module not found: {}/{}", to.tenant, to.module));
     return;
   }
   ModuleEntry& module = **found;
@@ -111,22 +111,23 @@ void Service::to_module(http::Exchange& exchange, const Routed& to,
     context_.segment.modules().claim_label(module.row, module.label);
   }
   shared::count(module.cells.requests);
+  GuestRequest request;
+  request.module = *found;
+  request.path_query = to.rest;
+  request.from = from;
   if (module.state == shared::RowState::kBroken || module.cached.broken) {
-    refuse(exchange, module, 502, "module is broken");
+    refuse(exchange, request, 502, "module is broken");
     return;
   }
-  GuestRequest request;
   reliability::BreakerAnswer breaker = context_.gate->ask_breaker(module);
   if (!breaker.ticket.open()) {
     shared::count(module.cells.refused_breaker);
-    refuse(exchange, module, 503, fmt::format("circuit breaker open for module '{}'", module.label),
+    refuse(exchange, request, 503,
+           fmt::format("circuit breaker open for module '{}'", module.label),
            reliability::retry_after_secs(breaker.retry_after));
     return;
   }
   request.ticket = std::move(breaker.ticket);
-  request.module = *found;
-  request.path_query = to.rest;
-  request.from = from;
   if (may_enter(exchange, request)) {
     pool_.get().begin(exchange, std::move(request));
   }
@@ -141,7 +142,7 @@ bool Service::may_enter(http::Exchange& exchange, GuestRequest& request) {
   }
   if (exchange.head().body != http::BodyKind::kNone && context_.open_bodies >= open_bodies_max()) {
     if (context_.waiting_bodies >= context_.settings.max_concurrent_requests) {
-      refuse_entry(exchange, module, reliability::RefusedBy::kGlobal);
+      refuse_entry(exchange, request, reliability::RefusedBy::kGlobal);
       return false;
     }
     request.wait_for_body = true;
@@ -152,23 +153,37 @@ bool Service::may_enter(http::Exchange& exchange, GuestRequest& request) {
   }
   const reliability::RefusedBy by = context_.gate->try_enter(module, request.permit);
   if (by != reliability::RefusedBy::kNone) {
-    refuse_entry(exchange, module, by);
+    refuse_entry(exchange, request, by);
     return false;
   }
   return true;
 }
 
-void Service::refuse_entry(http::Exchange& exchange, ModuleEntry& module,
+void Service::refuse_entry(http::Exchange& exchange, const GuestRequest& request,
                            reliability::RefusedBy by) {
   std::string text;
-  const Gate::Refusal refusal = context_.gate->refuse(by, module, text);
-  refuse(exchange, module, refusal.status, text, refusal.retry_after_secs);
+  const Gate::Refusal refusal = context_.gate->refuse(by, *request.module, text);
+  refuse(exchange, request, refusal.status, text, refusal.retry_after_secs);
 }
 
-void Service::refuse(http::Exchange& exchange, ModuleEntry& module, int status,
+void Service::refuse(http::Exchange& exchange, const GuestRequest& request, int status,
                      std::string_view detail, std::uint32_t retry_after_secs) {
-  count_status(module.cells, status);
-  problem(exchange, status, detail, retry_after_secs);
+  count_status(request.module->cells, status);
+  HostRequest said(context_, exchange, request.from, request.path_query);
+  said.fail(*request.module, detail);
+  turn_away(exchange, said, make_problem(status, detail, retry_after_secs));
+}
+
+void Service::turn_away(http::Exchange& exchange, const http::ForwardedView& from, int status,
+                        std::string_view detail) {
+  HostRequest said(context_, exchange, from, {});
+  turn_away(exchange, said, make_problem(status, detail));
+}
+
+void Service::turn_away(http::Exchange& exchange, HostRequest& request, const Answer& answer) {
+  const bool head = exchange.head().method == "HEAD";
+  const std::size_t bytes = send(exchange, answer, request.marks());
+  request.on_end({.status = answer.status, .body_bytes_out = head ? 0 : bytes});
 }
 
 // Slow uploads may hold half of the permits: a share for each worker.
@@ -289,6 +304,13 @@ Service::Marks Service::make_marks(const http::RequestHead& head) {
 
 void Service::send(http::Exchange& exchange, const Answer& answer) {
   const Marks marks = make_marks(exchange.head());
+  context_.segment.count_response(context_.slot, answer.status, {});
+  send(exchange, answer,
+       {{{"X-Request-ID", telemetry::view(marks.id)},
+         {"traceparent", telemetry::view(marks.traceparent)}}});
+}
+
+std::size_t Service::send(http::Exchange& exchange, const Answer& answer, const MarkFields& marks) {
   std::vector<http::Field>& fields = context_.fields;
   fields.clear();
   if (!answer.type.empty()) {
@@ -304,15 +326,18 @@ void Service::send(http::Exchange& exchange, const Answer& answer) {
   if (answer.status == 401) {
     fields.push_back({"WWW-Authenticate", "ApiKey realm=\"mik\""});
   }
-  fields.push_back({"X-Request-ID", telemetry::view(marks.id)});
-  fields.push_back({"traceparent", telemetry::view(marks.traceparent)});
-  context_.segment.count_response(context_.slot, answer.status, {});
-  context_.compression->respond(exchange, context_.compression->accepted(exchange.head().fields),
-                                answer.status, fields, answer.body);
+  fields.insert(fields.end(), marks.begin(), marks.end());
+  return context_.compression->respond(exchange,
+                                       context_.compression->wanted(exchange.head().fields),
+                                       answer.status, fields, answer.body);
 }
 
-void Service::problem(http::Exchange& exchange, int status, std::string_view detail,
-                      std::uint32_t retry_after_secs) {
+void Service::problem(http::Exchange& exchange, int status, std::string_view detail) {
+  send(exchange, make_problem(status, detail));
+}
+
+Service::Answer Service::make_problem(int status, std::string_view detail,
+                                      std::uint32_t retry_after_secs) {
   write_problem(context_.text, status, detail);
   Answer answer;
   answer.status = status;
@@ -320,26 +345,19 @@ void Service::problem(http::Exchange& exchange, int status, std::string_view det
   answer.body = context_.text;
   answer.retry_after_secs = retry_after_secs != 0 ? retry_after_secs : status == 503 ? 1 : 0;
   answer.allow = status == 405;
-  send(exchange, answer);
+  return answer;
 }
 
-void Service::static_file(http::Exchange& exchange) {
+void Service::static_file(http::Exchange& exchange, const http::ForwardedView& from) {
+  constexpr std::string_view kFolder = "/static";
   const http::RequestHead& head = exchange.head();
-  const auto id = telemetry::make_uuid(context_.random);
-  const http::Field* parent = http::find_field(head.fields, "traceparent");
-  const auto traceparent = telemetry::format_traceparent(telemetry::child_of(
-      parent == nullptr ? std::nullopt : telemetry::parse_traceparent(parent->value),
-      context_.random));
-  const std::array<http::Field, 2> own = {
-      {{"X-Request-ID", telemetry::view(id)}, {"traceparent", telemetry::view(traceparent)}}};
+  HostRequest said(context_, exchange, from, head.path_query.substr(kFolder.size()));
+  const MarkFields marks = said.marks();
   context_.files->serve(exchange, {.method = head.method,
                                    .path_query = head.path_query,
                                    .fields = head.fields,
-                                   .answer_fields = own});
-}
-
-void Service::on_static_answer(int status) {
-  context_.segment.count_response(context_.slot, status, {});
+                                   .answer_fields = marks,
+                                   .end = &said});
 }
 
 std::string_view Service::problem(int status, std::string_view detail) {

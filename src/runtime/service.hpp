@@ -2,6 +2,7 @@
 // thread.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -12,6 +13,7 @@
 #include "runtime/answers.hpp"
 #include "runtime/context.hpp"
 #include "runtime/guest_exchange.hpp"
+#include "runtime/host_request.hpp"
 #include "runtime/router.hpp"
 
 namespace mik::runtime {
@@ -27,7 +29,6 @@ class Service final : public http::Service, public files::StaticObserver {
                         std::string& body) override;
 
   // files::StaticObserver
-  void on_static_answer(int status) override;
   std::string_view problem(int status, std::string_view detail) override;
   void on_static_error(std::string_view path, int error) override;
 
@@ -39,6 +40,7 @@ class Service final : public http::Service, public files::StaticObserver {
     decltype(telemetry::format_traceparent({})) traceparent;
   };
   Marks make_marks(const http::RequestHead& head);
+  using MarkFields = std::array<http::Field, 2>;
   enum class Entrance : std::uint8_t { kPublic, kAdmin };
   void built_in(http::Exchange& exchange, const Routed& to, Entrance entrance, bool forwarded);
   bool may_see(http::Exchange& exchange, const Routed& to, Entrance entrance, bool forwarded);
@@ -46,15 +48,23 @@ class Service final : public http::Service, public files::StaticObserver {
   bool method_fits(http::Exchange& exchange, const Routed& to);
   void ask_desk(http::Exchange& exchange);
   bool has_key(const http::RequestHead& head) const;
+  // How much content goes out.
+  std::size_t send(http::Exchange& exchange, const Answer& answer, const MarkFields& marks);
+  // Of built-in paths: counted, not logged.
   void send(http::Exchange& exchange, const Answer& answer);
-  void problem(http::Exchange& exchange, int status, std::string_view detail,
-               std::uint32_t retry_after_secs = 0);
-  void static_file(http::Exchange& exchange);
+  Answer make_problem(int status, std::string_view detail, std::uint32_t retry_after_secs = 0);
+  void problem(http::Exchange& exchange, int status, std::string_view detail);
+  // Of all others, which no module answers.
+  void turn_away(http::Exchange& exchange, HostRequest& request, const Answer& answer);
+  void turn_away(http::Exchange& exchange, const http::ForwardedView& from, int status,
+                 std::string_view detail);
+  void static_file(http::Exchange& exchange, const http::ForwardedView& from);
   void to_module(http::Exchange& exchange, const Routed& to, const http::ForwardedView& from);
-  void refuse(http::Exchange& exchange, ModuleEntry& module, int status, std::string_view detail,
-              std::uint32_t retry_after_secs = 0);
+  void refuse(http::Exchange& exchange, const GuestRequest& request, int status,
+              std::string_view detail, std::uint32_t retry_after_secs = 0);
   bool may_enter(http::Exchange& exchange, GuestRequest& request);
-  void refuse_entry(http::Exchange& exchange, ModuleEntry& module, reliability::RefusedBy by);
+  void refuse_entry(http::Exchange& exchange, const GuestRequest& request,
+                    reliability::RefusedBy by);
   std::uint64_t open_bodies_max() const;
   std::string_view status_now() const;
   HealthView health(std::string_view query);

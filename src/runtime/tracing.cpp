@@ -75,6 +75,9 @@ std::string_view name_of(RequestSpans::Wait wait) noexcept {
 
 // What was taken off the path before the guest saw it, and "/*": few values, whatever clients ask.
 std::string route_of(std::string_view path_query, std::string_view guest_path) {
+  if (guest_path.empty()) {
+    return {};
+  }
   const bool suffix = path_query.ends_with(guest_path) && guest_path.starts_with('/');
   std::string_view taken =
       suffix ? path_query.substr(0, path_query.size() - guest_path.size()) : std::string_view();
@@ -218,15 +221,18 @@ void RequestSpans::child(std::string_view name, base::Time from, base::Time to,
   tracing_->add(span);
 }
 
-void RequestSpans::end(base::Time now, const End& end) {
+void RequestSpans::end(base::Time now, const RequestEnd& end) {
   if (!on()) {
     return;
   }
   goes_on(now);
   const std::string_view method = known_method(end.method);
-  const std::string name = fmt::format("{} {}", method == "_OTHER" ? "HTTP" : method, route_);
-  const fmt::format_int status(end.status);
-  const bool failed = end.status >= 500 || (!end.outcome.empty() && !end.error.empty());
+  const std::string name = fmt::format("{}{}{}", method == "_OTHER" ? "HTTP" : method,
+                                       route_.empty() ? "" : " ", route_);
+  const int code = end.closed.status;
+  const fmt::format_int status(code);
+  const bool whole = end.closed.outcome == http::Outcome::kComplete;
+  const bool failed = code >= 500 || (!whole && !end.error.empty());
   const std::string_view status_text(status.data(), status.size());
   const auto host = http::split_authority(authority_);
   const std::array<Attribute, 17> attributes = {
@@ -241,14 +247,14 @@ void RequestSpans::end(base::Time now, const End& end) {
       Attribute{"user_agent.original", std::string_view(user_agent_)},
       Attribute{"network.protocol.name", std::string_view("http")},
       Attribute{"network.protocol.version", version_text(version_)},
-      Attribute{"error.type", !end.outcome.empty() ? end.outcome
-                              : failed             ? status_text
-                                                   : std::string_view()},
-      Attribute{"mik.module", end.module},
-      Attribute{"mik.tenant", end.tenant},
-      Attribute{"mik.request_id", end.request_id},
-      end.status == 0 ? Attribute{"", std::string_view()}
-                      : Attribute{"http.response.status_code", std::int64_t{end.status}},
+      Attribute{"error.type", !whole   ? label(end.closed.outcome)
+                              : failed ? status_text
+                                       : std::string_view()},
+      Attribute{"mik.module", end.tag.module},
+      Attribute{"mik.tenant", end.tag.tenant},
+      Attribute{"mik.request_id", end.tag.request_id},
+      code == 0 ? Attribute{"", std::string_view()}
+                : Attribute{"http.response.status_code", std::int64_t{code}},
       host.has_value() && host->port.has_value()
           ? Attribute{"server.port", std::int64_t{*host->port}}
           : Attribute{"", std::string_view()},

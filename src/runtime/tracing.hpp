@@ -17,6 +17,7 @@
 #include "net/offload.hpp"
 #include "otlp/exporter.hpp"
 #include "runtime/context.hpp"
+#include "runtime/request_end.hpp"
 
 namespace mik::runtime {
 
@@ -54,11 +55,11 @@ class Tracing final : public otlp::ExporterObserver {
   std::unique_ptr<otlp::Exporter> exporter_;
 };
 
-// The spans of one request to a guest: that of the server, and its children. Does nothing while the
+// The spans of one request: that of the server, and its children. Does nothing while the
 // request is not sampled or nobody takes spans.
 class RequestSpans {
  public:
-  // `guest_path`: what the guest sees of the path, the query included.
+  // `guest_path`: what the guest sees of the path, the query included; empty: no route leads there.
   void begin(Context& context, const RequestTrace& trace, const http::RequestHead& head,
              std::string_view guest_path);
   bool on() const noexcept { return tracing_ != nullptr; }
@@ -71,19 +72,7 @@ class RequestSpans {
   void guest_starts(base::Time now) noexcept { guest_started_ = now; }
   void guest_ends(base::Time now, const engine::Stats& stats);
 
-  struct End {
-    int status = 0;
-    std::string_view method;
-    std::string_view path;
-    std::string_view scheme;
-    std::string_view client;
-    std::string_view module;
-    std::string_view tenant;
-    std::string_view request_id;
-    std::string_view outcome;  // empty: the response is whole
-    std::string_view error;    // empty: all went well
-  };
-  void end(base::Time now, const End& end);
+  void end(base::Time now, const RequestEnd& end);
 
  private:
   void child(std::string_view name, base::Time from, base::Time to,

@@ -116,6 +116,9 @@ class PermitsTest(Case):
             problem = self.assert_problem(refused, 429)
             self.assertEqual(problem["error"], "rate limit exceeded: Module 'app' overloaded (max 3 concurrent)")
             self.assertIn(int(refused.one("retry-after")), range(1, 31))
+            line = server.wait_log("Request failed", request_id=refused.one("x-request-id"))
+            self.assertEqual((line["module"], line["status"], line["category"], line["error"], line["path"]),
+                             ("app", 429, "overload", problem["error"], "/hello"))
             for connection in held:
                 self.assertEqual(connection.response().status, 200)
                 connection.close()

@@ -58,6 +58,17 @@ class StaticTest(Case):
         for path in ("%zz", "a%00b"):
             self.assertEqual(self.get(path).status, 400, path)
 
+    def test_each_answer_is_a_line_of_the_log(self):
+        for path, status, size in (("a.txt?key=secret", 200, 10), ("large.bin", 200, 256 * 20000), ("none", 404, None), ("%zz", 400, None)):
+            answer = self.get(path)
+            self.assertEqual(answer.status, status)
+            line = self.server.wait_log("Request completed", request_id=answer.one("x-request-id"))
+            self.assertEqual((line["level"], line["method"], line["path"], line["status"], line["bytes_out"], line["remote_addr"]),
+                             ("INFO", "GET", f"/static/{path.partition('?')[0]}", status, len(answer.body), "127.0.0.1"))
+            self.assertEqual(line["trace_id"], answer.one("traceparent").split("-")[1])
+            self.assertEqual(size or len(answer.body), len(answer.body))
+            self.assertNotIn("module", line)
+
     def test_other_methods_are_405(self):
         answer = self.server.ask("POST", "/static/a.txt", body=b"x")
         self.assertEqual((answer.status, answer.one("allow")), (405, "GET, HEAD, OPTIONS"))

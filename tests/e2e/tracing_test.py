@@ -32,7 +32,9 @@ class SpansTest(Case):
     @classmethod
     def setUpClass(cls):
         cls.collector = Collector().__enter__()
-        cls.server = traced(cls.collector.url)
+        web = Path(temporary_folder())
+        (web / "a.txt").write_text("text")
+        cls.server = traced(cls.collector.url, server=f'static = "{web}"')
 
     @classmethod
     def tearDownClass(cls):
@@ -81,6 +83,23 @@ class SpansTest(Case):
         self.assertNotEqual(spans[""].message, "")
         _, spans = self.request("/status?code=404")
         self.assertEqual((spans[""].status, "error.type" in spans[""].attributes), (0, False))
+
+    def test_what_no_module_answers_has_a_span_too(self):
+        response, spans = self.request("/run/nosuch/x")
+        root = spans[""]
+        self.assertEqual((response.status, root.name, root.parent, root.status), (404, "GET", SPAN, 0))
+        self.assertEqual((root.attributes["http.response.status_code"], root.attributes["url.path"]), (404, "/run/nosuch/x"))
+        self.assertEqual(root.attributes["mik.request_id"], response.one("x-request-id"))
+        self.assertEqual(root.id, response.one("traceparent").split("-")[2])
+        self.assertTrue({"http.route", "mik.module"}.isdisjoint(root.attributes))
+        self.assertEqual(set(spans), {""})
+        response, spans = self.request("/static/a.txt")
+        self.assertEqual((spans[""].name, spans[""].attributes["http.route"]), ("GET /static/*", "/static/*"))
+        for path in ("/health", "/metrics"):
+            trace = os.urandom(16).hex()
+            self.server.get(path, [("traceparent", f"00-{trace}-{SPAN}-01")])
+            self.request()
+            self.assertEqual(self.collector.spans(trace=trace), [])
 
     def test_a_made_up_method_is_no_name(self):
         trace = os.urandom(16).hex()
@@ -134,6 +153,18 @@ class SpansTest(Case):
 
 
 class WaitingTest(Case):
+    def test_a_request_that_is_turned_away(self):
+        with Collector() as collector, traced(collector.url, server="max_concurrent_requests = 1") as server:
+            holder = threading.Thread(target=server.get, args=("/sleep?ms=300",))
+            holder.start()
+            wait_until(lambda: server.metric("mik_active_requests") == 1, 15, "the first request")
+            response = server.get("/run/lab/hello")
+            holder.join()
+            self.assertEqual(response.status, 503)
+            (root,) = collector.wait(trace=response.one("traceparent").split("-")[1], kind="server")
+            self.assertEqual((root.name, root.status, root.message), ("GET /run/lab/*", 2, "too many requests at once"))
+            self.assertEqual((root.attributes["mik.module"], root.attributes["error.type"]), ("lab", "503"))
+
     def test_a_request_that_waits_for_a_place(self):
         with Collector() as collector, traced(collector.url, server="max_concurrent_requests = 1\nqueue_ms = 10000") as server:
             holder = threading.Thread(target=server.get, args=("/sleep?ms=300",))

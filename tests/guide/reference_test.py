@@ -29,12 +29,71 @@ class Metrics(unittest.TestCase):
                 self.assertIn(f"`{reason}`", documented)
 
 
+def sources(folder):
+    """The texts of what is built into the binary."""
+    files = sorted((ROOT / "src" / folder).glob("*.cpp"))
+    return [path.read_text() for path in files if not re.search(r"_test|_fuzz|_bench|^test_|^fake_", path.name)]
+
+
+def arguments(text, start):
+    """What stands from `start` on up to the closing parenthesis."""
+    depth, end = 1, start
+    while depth:
+        depth += {"(": 1, ")": -1}.get(text[end], 0)
+        end += 1
+    return text[start:end - 1]
+
+
+def outline(expression):
+    """The literals of a C++ expression, with `…` for what is put between them."""
+    parts = re.split(r'"((?:[^"\\]|\\.)*)"', expression.replace("std::string(", ""))
+    return re.sub("…+", "…", "".join(part if i % 2 else "…" if part.strip(" )\n") else "" for i, part in enumerate(parts)))
+
+
+def fits(row_level, row_message, level, message):
+    """Whether a line of the code, whose level is None where it depends, is what a row of the document says."""
+    pattern = ".*".join(re.escape(part) for part in row_message.split("…"))
+    return level in (None, row_level) and re.fullmatch(pattern, message, re.S) is not None
+
+
+LEVELS = {"Info": "info", "Warning": "warn", "Error": "error"}
+
+
 class Logs(unittest.TestCase):
-    def test_messages_exist(self):
-        sources = "".join(p.read_text() for p in (ROOT / "src" / "runtime").glob("*.cpp"))
-        for row in re.findall(r"^\| (`.+?) \| \w+ \|", (REFERENCE / "logs.md").read_text(), re.M):
-            for message in re.findall(r"`([A-Z][\w ]+)`", row):
-                self.assertIn(f'"{message}"', sources)
+    def documented(self):
+        """(level, message) of the tables."""
+        for row, level in re.findall(r"^\| (`.+?) \| (\w+) \|", (REFERENCE / "logs.md").read_text(), re.M):
+            for message in re.findall(r"`([^`]+)`", row):
+                yield level, message
+
+    def workers_lines(self):
+        """Those of Log::line with a message that is written there."""
+        for folder in ("runtime", "telemetry", "cli"):
+            for text in sources(folder):
+                for call in re.finditer(r"\bline\((?=[^;]*[Ll]evel)", text):
+                    said = re.findall(r'"([A-Z][^"]+)"', arguments(text, call.end()))
+                    level = re.match(r"\s*(?:telemetry::)?Level::k(\w+)", text[call.end():])
+                    yield from ((level and level.group(1).lower(), message) for message in said)
+        for message in re.findall(r'"(\w[\w ]+ on )"', read("src", "cli", "run.cpp")):
+            yield "info", message + "…"
+
+    def supervisors_lines(self):
+        for text in sources("supervisor"):
+            for call in re.finditer(r"\b(?:(?:say|on_event)\(Severity::k(\w+),|say_once\()", text):
+                said = arguments(text, call.end()).strip()
+                if said.startswith("who"):
+                    said = re.findall(r"\bwho =([^;]*);", text[:call.start()])[-1] + said[3:]
+                if '"' in said:  # else it is passed on
+                    yield LEVELS[call.group(1) or "Warning"], outline(said)
+
+    def test_every_message_is_documented_and_exists(self):
+        code = {*self.workers_lines(), *self.supervisors_lines()}
+        self.assertGreater(len(code), 60)
+        documented = {*self.documented()}
+        for level, message in code:
+            self.assertTrue(any(fits(*row, level, message) for row in documented), f"not documented: {level} {message}")
+        for row in documented:
+            self.assertTrue(any(fits(*row, *line) for line in code), f"not in the code: {row}")
 
     def test_fields_exist(self):
         text = "".join(p.read_text() for p in (ROOT / "src" / "runtime").glob("guest_exchange*.cpp"))
