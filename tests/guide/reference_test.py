@@ -70,7 +70,7 @@ class Logs(unittest.TestCase):
         """Those of Log::line with a message that is written there."""
         for folder in ("runtime", "telemetry", "cli"):
             for text in sources(folder):
-                for call in re.finditer(r"\bline\((?=[^;]*[Ll]evel)", text):
+                for call in re.finditer(r"\b(?:request_)?line\((?=[^;]*[Ll]evel)", text):
                     said = re.findall(r'"([A-Z][^"]+)"', arguments(text, call.end()))
                     level = re.match(r"\s*(?:telemetry::)?Level::k(\w+)", text[call.end():])
                     yield from ((level and level.group(1).lower(), message) for message in said)
