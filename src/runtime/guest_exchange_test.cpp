@@ -27,6 +27,19 @@ TEST_F(GuestExchangeTest, AnswersWithTheGuestsResponseAndOurFields) {
   EXPECT_EQ(active(), 0u);
 }
 
+TEST_F(GuestExchangeTest, ATagIsAsTheClientHasIt) {
+  for (const char* tag : {"\"x\"", "W/\"x\""}) {
+    TestExchange exchange("/not-modified");
+    exchange.add_field("accept-encoding", "gzip");
+    exchange.add_field("if-none-match", tag);
+    begin(exchange);
+    turn();
+    EXPECT_EQ(exchange.status, 304);
+    EXPECT_EQ(exchange.fields["etag"], tag);
+    EXPECT_EQ(exchange.fields["Vary"], "Accept-Encoding");
+  }
+}
+
 TEST_F(GuestExchangeTest, EachFailureHasItsStatus) {
   const std::map<std::string, int> expected = {{"/trap", 502},   {"/none", 502}, {"/error", 502},
                                                {"/memory", 507}, {"/cpu", 504},  {"/busy", 503}};

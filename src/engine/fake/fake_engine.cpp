@@ -191,7 +191,8 @@ int mik_resp_head(mik_loop* loop, mik_req req, mik_resp* resp, mik_field* fields
   resp->status = static_cast<std::uint16_t>(guest->status);
   resp->content_length = MIK_LENGTH_UNKNOWN;
   static const OwnedFields kFields = {{"content-type", "text/plain"}};
-  resp->field_count = give(kFields, fields, cap);
+  static const OwnedFields kOfNotModified = {{"etag", "\"x\""}};
+  resp->field_count = give(guest->status == 304 ? kOfNotModified : kFields, fields, cap);
   return 0;
 }
 

@@ -216,6 +216,10 @@ std::uint32_t run_guest(mik_loop& loop, mik_req id, Guest& guest, std::uint64_t 
   if (what == "/scheme") {
     return finish(guest, guest.https ? "https" : "http");
   }
+  if (what == "/not-modified") {
+    guest.status = 304;
+    return finish(guest, "");
+  }
   if (what == "/output") {
     loop.ops.output(loop.ops.ctx, guest.user, 1, str("to stdout"));
     loop.ops.output(loop.ops.ctx, guest.user, 2, str("to stderr"));
