@@ -97,7 +97,6 @@ void scan(Folder& folder, const Fd& fd) {
 Folder single_component(const config::Settings& settings) {
   Folder folder;
   folder.root = document_root(settings);
-  const std::string file = settings.component_path.substr(settings.component_path.rfind('/') + 1);
   Module module;
   module.name = settings.component_name;
   struct stat info{};
