@@ -12,7 +12,7 @@
 
 #include "engine/fake/fake_clock.hpp"
 #include "runtime/memory_share.hpp"
-#include "runtime/scheduler.hpp"
+#include "runtime/test_scheduler.hpp"
 #include "shared/segment.hpp"
 
 namespace mik::runtime {
@@ -23,100 +23,7 @@ using engine::fake::clock_ns;
 using std::chrono::microseconds;
 using std::chrono::milliseconds;
 
-class Shares : public ::testing::Test, public engine::Guests::Observer, public OutboundSink {
- protected:
-  class Guest final : public GuestTask {
-   public:
-    Guest(Shares& shares, engine::RequestId id) : shares_(shares), request_(id) {}
-    ~Guest() override { close(); }
-    void close() {
-      if (request_ != 0) {
-        shares_.scheduler_->remove(*this);
-        shares_.guests_->release(std::exchange(request_, 0));
-      }
-    }
-    void on_run(engine::Events events) override {
-      if (!std::exchange(started, true)) {
-        shares_.started_.push_back(this);
-      }
-      shares_.ran_.push_back(this);
-      failed = failed || events.failed();
-      if (events.done()) {
-        done = true;
-        done_at = clock_now();
-        close();
-      }
-    }
-    bool started = false;
-    bool done = false;
-    bool failed = false;
-    base::Time done_at;
-
-   private:
-    Shares& shares_;
-    engine::RequestId request_;
-  };
-
-  Shares() { make(Scheduler::Sharing::kOneModule); }
-  ~Shares() override { all_.clear(); }
-
-  void make(Scheduler::Sharing sharing) {
-    scheduler_ =
-        std::make_unique<Scheduler>(*guests_, ticker_, *this, kInstances, sharing, &clock_now);
-  }
-  // The path says what it does: fake_engine.cpp.
-  Guest& start(Account* account, const std::string& path) {
-    const std::string block = "GET" + path + "host";
-    const std::string_view bytes = block;
-    engine::Head head;
-    head.bytes = bytes;
-    head.method = bytes.substr(0, 3);
-    head.path_query = bytes.substr(3, path.size());
-    head.authority = bytes.substr(3 + path.size());
-    // `user` is the task's address, which is known only when it is there.
-    auto place = std::make_unique<Guest>(*this, 0);
-    Guest& guest = *place;
-    head.user = reinterpret_cast<std::uint64_t>(static_cast<GuestTask*>(&guest));
-    const engine::RequestId id =
-        guests_->start(component_, head, std::span<const engine::Field>()).value();
-    place.release();  // NOLINT(bugprone-unused-return-value): made again in its place
-    std::destroy_at(&guest);
-    all_.emplace_back(std::construct_at(&guest, *this, id));
-    scheduler_->add(guest, id, account);
-    return guest;
-  }
-  void start_many(int count, Account* account, const std::string& path) {
-    for (int i = 0; i < count; ++i) {
-      start(account, path);
-    }
-  }
-  // Turns for so long by the fake's clock. While nothing can run, time passes by itself.
-  void pass(base::Duration span) {
-    const base::Time until = clock_now() + span;
-    while (clock_now() < until) {
-      if (!scheduler_->on_turn(clock_now())) {
-        clock_ns += 50'000;
-      }
-    }
-  }
-  static double ms(base::Duration duration) {
-    return std::chrono::duration<double, std::milli>(duration).count();
-  }
-
-  void on_wake() noexcept override {}
-  void on_output(std::uint64_t, int, std::string_view) noexcept override {}
-  void on_outbound(const engine::OutboundEvents&) override {}
-
-  static constexpr std::size_t kInstances = 200;
-  engine::Engine engine_ = engine::Engine::create({}).value();
-  engine::Component component_ = engine::Component::load(engine_, 0, {}).value();
-  engine::Ticker ticker_{engine_};
-  std::unique_ptr<engine::Guests> guests_ = engine::Guests::create(engine_, *this).value();
-  std::unique_ptr<Scheduler> scheduler_;
-  std::vector<Guest*> started_;
-  std::vector<Guest*> ran_;
-  std::deque<std::unique_ptr<Guest>> all_;
-};
+using Shares = TestScheduler;
 
 TEST_F(Shares, AHundredGuestsOfOneGetNoMoreThanOneOfAnother) {
   Account greedy;
