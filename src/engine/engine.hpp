@@ -330,17 +330,31 @@ class Guests {
   std::unique_ptr<Storage> storage_;
 };
 
-// Calls Engine::tick once a millisecond while guests run, and sleeps when none do: an idle worker
-// takes no CPU. keep_awake() belongs to the loop thread.
+// Asks the guest that has the loop for it: when it has had a slice, and as soon as the loop has
+// something else to do (pace.hpp). Wakes for nothing while no guest runs: an idle worker takes no
+// CPU. Has a thread of its own; begin_run() and end_run() belong to the loop thread.
 class Ticker {
  public:
-  explicit Ticker(Engine& engine);
+  // Since it was made: how often it woke, moved the epoch, and did so because the loop had input.
+  struct Counts {
+    std::uint64_t looks = 0;
+    std::uint64_t ticks = 0;
+    std::uint64_t preemptions = 0;
+  };
+
+  // `loop_fd` is readable while the loop has something to do, and outlives the ticker. Without one
+  // guests have whole slices.
+  explicit Ticker(Engine& engine, int loop_fd = -1);
   ~Ticker();
   Ticker(const Ticker&) = delete;
   Ticker& operator=(const Ticker&) = delete;
 
-  // Guests are about to run: cheap while the ticker is awake, one futex wake when it sleeps.
-  void keep_awake() noexcept;
+  // Around each run of a guest. No system call, but one when the ticker sleeps and no input of the
+  // loop has woken it.
+  void begin_run(base::Time now) noexcept;
+  void end_run() noexcept;
+
+  Counts counts() const noexcept;  // any thread
 
  private:
   struct State;

@@ -1,76 +1,172 @@
-#include <linux/futex.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sys/eventfd.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <csignal>
 #include <ctime>
 #include <thread>
 
+#include "base/fd.hpp"
 #include "engine/engine.hpp"
+#include "engine/pace.hpp"
 
 namespace mik::engine {
 
 namespace {
 
-constexpr long kTickNs = 1'000'000;
-// Ticks without a sign of life before the ticker sleeps. Each costs a switch of threads, waking it
-// again a futex call: so a busy loop never pays for waking it, and one that serves a burst now and
-// then does not pay for ticks in between.
-constexpr int kIdleTicksMax = 3;
+timespec to_timespec(base::Duration time) noexcept {
+  constexpr std::int64_t kSecond = 1'000'000'000;
+  const std::int64_t ns = std::chrono::nanoseconds(time).count();
+  return {static_cast<time_t>(ns / kSecond), static_cast<long>(ns % kSecond)};
+}
 
-void futex(std::atomic<std::uint32_t>& word, int operation, std::uint32_t value) noexcept {
-  static_assert(sizeof word == sizeof(std::uint32_t));
-  ::syscall(SYS_futex, &word, operation | FUTEX_PRIVATE_FLAG, value, nullptr, nullptr, 0);
+// What sched_setattr(2) takes, in its first version. The kernel's header contradicts the C
+// library's.
+struct SchedulingAttributes {
+  std::uint32_t size = sizeof(SchedulingAttributes);
+  std::uint32_t policy = 0;
+  std::uint64_t flags = 0;
+  std::int32_t nice = 0;
+  std::uint32_t priority = 0;
+  std::uint64_t runtime_ns = 0;
+  std::uint64_t deadline_ns = 0;
+  std::uint64_t period_ns = 0;
+};
+static_assert(sizeof(SchedulingAttributes) == 48);
+
+// The thread shares its core with the loop, and has to have it as soon as it wakes: the kernel lets
+// who asks for short slices interrupt who has a long one (6.12; an older one ignores or refuses the
+// wish, and ticks are late by as much as it lets the guest go on). Timers are not rounded up.
+void be_prompt() noexcept {
+  constexpr std::uint64_t kSliceNs = 100'000;  // the least there is
+  SchedulingAttributes attributes;
+  if (::syscall(SYS_sched_getattr, 0, &attributes, sizeof attributes, 0) == 0) {
+    attributes.runtime_ns = kSliceNs;
+    ::syscall(SYS_sched_setattr, 0, &attributes, 0);
+  }
+  ::prctl(PR_SET_TIMERSLACK, 1);
+}
+
+// When a run began, in nanoseconds; the lowest bit says that it goes on.
+constexpr std::uint64_t kRuns = 1;
+
+Pace::Run run_of(std::uint64_t word) noexcept {
+  return {base::from_ns(word & ~kRuns), (word & kRuns) != 0};
 }
 
 }  // namespace
 
 struct Ticker::State {
-  explicit State(Engine& e) : engine(e), thread([this] { run(); }) {}
+  State(Engine& e, int loop)
+      : engine(e), loop_fd(loop), waker(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+    thread = std::thread([this] { run(); });
+  }
 
   void run() {
     sigset_t all;
     sigfillset(&all);
     pthread_sigmask(SIG_BLOCK, &all, nullptr);
-    int idle = 0;
+    pthread_setname_np(pthread_self(), "ticker");
+    be_prompt();
+    Pace pace;
+    Pace::Woke woke = Pace::Woke::kTime;
     while (!stopping.load(std::memory_order_acquire)) {
-      if (active.exchange(false, std::memory_order_relaxed)) {
-        idle = 0;
-      } else if (++idle > kIdleTicksMax) {
-        sleep();
-        idle = 0;
-        continue;
-      }
-      const timespec tick{0, kTickNs};
-      ::clock_nanosleep(CLOCK_MONOTONIC, 0, &tick, nullptr);
-      engine.tick();
+      const std::uint64_t word = started.load(std::memory_order_relaxed);
+      const Pace::Step step = pace.look(base::Clock::now(), run_of(word), woke);
+      count(looks);
+      tick(step.tick, word);
+      woke = wait(step, word);
     }
   }
 
-  void sleep() {
-    asleep.store(1, std::memory_order_seq_cst);
-    // A sign of life between the last look and the store above has seen asleep == 0 and wakes
-    // nobody.
-    if (!active.load(std::memory_order_seq_cst) && !stopping.load(std::memory_order_seq_cst)) {
-      futex(asleep, FUTEX_WAIT, 1);
+  void tick(Pace::Step::Tick tick, std::uint64_t word) noexcept {
+    using Tick = Pace::Step::Tick;
+    if (tick == Tick::kNone) {
+      return;
     }
-    asleep.store(0, std::memory_order_seq_cst);
+    if (tick == Tick::kPreempt) {
+      if (started.load(std::memory_order_relaxed) != word) {
+        return;  // it has given the loop back meanwhile
+      }
+      count(preemptions);
+    }
+    engine.tick();
+    count(ticks);
+  }
+
+  Pace::Woke wait(const Pace::Step& step, std::uint64_t word) noexcept {
+    using Wait = Pace::Wait;
+    const timespec time = to_timespec(step.time);
+    switch (step.wait) {
+      case Wait::kTime:
+        ::clock_nanosleep(CLOCK_MONOTONIC, 0, &time, nullptr);
+        return Pace::Woke::kTime;
+      case Wait::kInputOrTime: {
+        pollfd loop{.fd = loop_fd, .events = POLLIN, .revents = 0};
+        return ::ppoll(&loop, 1, &time, nullptr) > 0 ? Pace::Woke::kInput : Pace::Woke::kTime;
+      }
+      case Wait::kInputOrRun:
+        return sleep(word, loop_fd, nullptr);
+      case Wait::kRunOrTime:
+        return sleep(word, -1, &time);
+    }
+    return Pace::Woke::kTime;
+  }
+
+  // Until a run begins after `word`; or the descriptor, if it is none of -1, is readable; or the
+  // time is over.
+  Pace::Woke sleep(std::uint64_t word, int fd, const timespec* time) noexcept {
+    asleep.store(true, std::memory_order_seq_cst);
+    std::array<pollfd, 2> fds = {{{.fd = fd, .events = POLLIN, .revents = 0},
+                                  {.fd = waker.get(), .events = POLLIN, .revents = 0}}};
+    // Who begins a run after this look sees that we are asleep.
+    if (!begun_since(word) && !stopping.load(std::memory_order_seq_cst)) {
+      const timespec tick = to_timespec(Pace::kTick);  // there may be no waker: eventfd(2) can fail
+      ::ppoll(fds.data(), fds.size(), waker.valid() ? time : &tick, nullptr);
+    }
+    if (!asleep.exchange(false, std::memory_order_seq_cst)) {
+      std::uint64_t wakes = 0;
+      [[maybe_unused]] const ssize_t got = ::read(waker.get(), &wakes, sizeof wakes);
+    }
+    if (fds[0].revents != 0) {
+      return Pace::Woke::kInput;
+    }
+    return begun_since(word) ? Pace::Woke::kRun : Pace::Woke::kTime;
+  }
+
+  bool begun_since(std::uint64_t word) const noexcept {
+    return (started.load(std::memory_order_seq_cst) | kRuns) != (word | kRuns);
   }
 
   void wake() noexcept {
-    asleep.store(0, std::memory_order_seq_cst);
-    futex(asleep, FUTEX_WAKE, 1);
+    if (asleep.exchange(false, std::memory_order_seq_cst)) {
+      const std::uint64_t one = 1;
+      [[maybe_unused]] const ssize_t written = ::write(waker.get(), &one, sizeof one);
+    }
+  }
+
+  static void count(std::atomic<std::uint64_t>& counter) noexcept {
+    counter.fetch_add(1, std::memory_order_relaxed);
   }
 
   Engine& engine;
-  std::atomic<bool> active = false;
+  const int loop_fd;
+  const base::Fd waker;
+  std::atomic<std::uint64_t> started = 0;
+  std::atomic<bool> asleep = false;
   std::atomic<bool> stopping = false;
-  std::atomic<std::uint32_t> asleep = 0;
-  std::thread thread;  // last: it uses all of the above
+  std::atomic<std::uint64_t> looks = 0;
+  std::atomic<std::uint64_t> ticks = 0;
+  std::atomic<std::uint64_t> preemptions = 0;
+  std::thread thread;
 };
 
-Ticker::Ticker(Engine& engine) : state_(std::make_unique<State>(engine)) {}
+Ticker::Ticker(Engine& engine, int loop_fd) : state_(std::make_unique<State>(engine, loop_fd)) {}
 
 Ticker::~Ticker() {
   state_->stopping.store(true, std::memory_order_seq_cst);
@@ -78,13 +174,23 @@ Ticker::~Ticker() {
   state_->thread.join();
 }
 
-void Ticker::keep_awake() noexcept {
-  if (!state_->active.load(std::memory_order_relaxed)) {
-    state_->active.store(true, std::memory_order_seq_cst);
-  }
-  if (state_->asleep.load(std::memory_order_seq_cst) != 0) {
+void Ticker::begin_run(base::Time now) noexcept {
+  // Ordered before the load: either we see that the ticker sleeps, or it sees that a guest runs.
+  state_->started.store(base::to_ns(now) | kRuns, std::memory_order_seq_cst);
+  if (state_->asleep.load(std::memory_order_seq_cst)) {
     state_->wake();
   }
+}
+
+void Ticker::end_run() noexcept {
+  std::atomic<std::uint64_t>& started = state_->started;
+  started.store(started.load(std::memory_order_relaxed) & ~kRuns, std::memory_order_relaxed);
+}
+
+Ticker::Counts Ticker::counts() const noexcept {
+  return {.looks = state_->looks.load(std::memory_order_relaxed),
+          .ticks = state_->ticks.load(std::memory_order_relaxed),
+          .preemptions = state_->preemptions.load(std::memory_order_relaxed)};
 }
 
 }  // namespace mik::engine

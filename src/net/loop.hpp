@@ -69,6 +69,10 @@ class Loop {
 
   void set_hook(TurnHook* hook) noexcept { hook_ = hook; }
 
+  // Readable while there are events that a turn would hand out: for a thread that watches whether
+  // the loop is kept from them. Timers and posted work do not show.
+  int descriptor() const noexcept { return epoll_.get(); }
+
   // The time at the start of this turn (or of the last refresh): cheap, and at most a turn old.
   base::Time now() const noexcept { return now_; }
   base::Time refresh_now() noexcept { return now_ = base::Clock::now(); }

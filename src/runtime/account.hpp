@@ -101,7 +101,7 @@ class Account {
  private:
   friend class Scheduler;
   friend class AccountList;
-  enum Kind : std::uint8_t { kWoken, kFresh, kYoung, kOld, kKinds };
+  enum Kind : std::uint8_t { kWoken, kFresh, kBegun, kYoung, kOld, kKinds };
   // The accounts that share something, as far as they have guests to run (scheduler.hpp, "Shares").
   struct Lists {
     AccountList sparse;
@@ -109,6 +109,9 @@ class Account {
   };
 
   TaskQueue& queue(Kind kind) noexcept { return queues_[kind]; }
+  // One of its guests was found to be long, or ended before it was.
+  void note_guest(bool is_long) noexcept { long_part_ += ((is_long ? 1 : 0) - long_part_) / 8; }
+  bool mostly_short() const noexcept { return long_part_ < 0.5F; }
   bool computes() const noexcept { return !queues_[kYoung].empty() || !queues_[kOld].empty(); }
 
   Account* const parent_;
@@ -117,7 +120,7 @@ class Account {
   std::size_t guests_ = 0;
   std::size_t instances_ = 0;
   std::size_t modules_ = 0;
-  std::size_t young_ = 0;  // guests in kYoung, those of modules included
+  std::size_t young_ = 0;  // guests in kBegun and kYoung, those of modules included
   std::uint64_t memory_bytes_ = 0;
   shared::Cell* gauge_ = nullptr;
 
@@ -131,8 +134,9 @@ class Account {
   Lists below_;  // its modules
 
   std::array<TaskQueue, kKinds> queues_;
+  float long_part_ = 1;         // of its latest guests; unknown is long
   base::Duration woken_for_{};  // woken guests ran, since one was started
-  base::Duration passed_{};     // woken and new guests ran, since one that computes did
+  base::Duration passed_{};     // woken and new guests ran while one that computes waited
   unsigned turns_for_young_ = 0;
 };
 

@@ -74,7 +74,7 @@ void Scheduler::put(GuestTask& task, Kind kind, End end) {
   TaskQueue& queue = account.queue(kind);
   end == End::kFront ? queue.push_front(task) : queue.push_back(task);
   ++counts_[kind];
-  if (kind == Account::kYoung) {
+  if (kind == Account::kBegun || kind == Account::kYoung) {
     ++account.young_;
     if (account.parent_ != nullptr) {
       ++account.parent_->young_;
@@ -88,7 +88,7 @@ void Scheduler::take_out(GuestTask& task) noexcept {
   const auto kind = static_cast<Kind>(task.queue_ - account.queues_.data());
   task.queue_->remove(task);
   --counts_[kind];
-  if (kind == Account::kYoung) {
+  if (kind == Account::kBegun || kind == Account::kYoung) {
     --account.young_;
     if (account.parent_ != nullptr) {
       --account.parent_->young_;
@@ -157,7 +157,8 @@ void Scheduler::activate_among(Account& account, Account::Lists& lists) {
 }
 
 bool Scheduler::may_start(const Account& account) const noexcept {
-  const bool few = account.young_ == 0 || counts_[Account::kYoung] < kStartedMax;
+  const std::size_t started = counts_[Account::kBegun] + counts_[Account::kYoung];
+  const bool few = account.young_ == 0 || started < kStartedMax || account.mostly_short();
   return few && instances_ < instances_max_ && within_share(account);
 }
 
@@ -175,7 +176,8 @@ Account* Scheduler::ready_module(Account& account) {
   if (account.modules_ != 0) {
     return next(account.below_);
   }
-  const bool ready = !account.queue(Account::kWoken).empty() || account.computes() ||
+  const bool ready = !account.queue(Account::kWoken).empty() ||
+                     !account.queue(Account::kBegun).empty() || account.computes() ||
                      (!account.queue(Account::kFresh).empty() && may_start(account));
   return ready ? &account : nullptr;
 }
@@ -252,11 +254,13 @@ Account* Scheduler::next_account() {
   return next(root_);
 }
 
-void Scheduler::charge(Account& account, Kind kind, base::Duration ran) noexcept {
+void Scheduler::charge(Account& account, Kind kind, Passes passes, base::Duration ran) noexcept {
   if (kind == Account::kYoung || kind == Account::kOld) {
-    account.passed_ = {};
+    // In proportion: who is preempted early is passed for less long.
+    account.passed_ = std::max(account.passed_ - kPassing * ran, base::Duration{});
   } else {
-    account.passed_ += ran;
+    account.passed_ =
+        passes == Passes::kOne ? std::min(account.passed_ + ran, kTurnMax) : base::Duration{};
     account.woken_for_ = kind == Account::kWoken ? account.woken_for_ + ran : base::Duration{};
   }
   for (Account* a = &account; a != nullptr; a = a->parent_) {
@@ -280,6 +284,9 @@ Scheduler::Pick Scheduler::next_task(Account& account) {
     if (start) {
       return first(Account::kFresh);
     }
+    if (!account.queue(Account::kBegun).empty()) {
+      return first(Account::kBegun);
+    }
   }
   const bool young = !account.queue(Account::kYoung).empty();
   const bool old = !account.queue(Account::kOld).empty();
@@ -288,18 +295,22 @@ Scheduler::Pick Scheduler::next_task(Account& account) {
   return first(old_turn ? Account::kOld : Account::kYoung);
 }
 
-void Scheduler::run(Pick pick) {
+// Whether the guest was made to yield: the ticker says when, so that the engine need only know
+// which ticks are too early to be meant for this run.
+bool Scheduler::run(Pick pick) {
   GuestTask& task = *pick.task;
   Account& account = *task.account_;
   take_out(task);
-  ticker_.keep_awake();
+  const Passes passes = account.computes() ? Passes::kOne : Passes::kNone;
   running_ = &task;
   take_instance(task);
   const base::Time start = now_;
-  const engine::Events events = guests_.run(task.id_, start, kSlice);
+  ticker_.begin_run(start);
+  const engine::Events events = guests_.run(task.id_, start, engine::Pace::kRunMin);
+  ticker_.end_run();
   now_ = clock_();
   const base::Duration ran = now_ - start;
-  task.computed_ += ran;
+  note_length(task, ran, events.done());
   task.ran_at_ = now_;
   if (events.done()) {
     task.over_ = true;
@@ -312,13 +323,28 @@ void Scheduler::run(Pick pick) {
   }
   running_ = nullptr;
   now_ = clock_();  // what was made of the run, a response above all, is charged, too
-  charge(account, pick.kind, now_ - start);
+  charge(account, pick.kind, passes, now_ - start);
+  return events.yielded();
+}
+
+// Adds the run to the guest's time, and counts the guest among its module's long or short ones when
+// it is clear which of them it is.
+void Scheduler::note_length(GuestTask& task, base::Duration ran, bool over) noexcept {
+  const bool was_long = task.computed_ >= kSlice;
+  task.computed_ += ran;
+  if (!was_long && (over || task.computed_ >= kSlice)) {
+    task.account_->note_guest(task.computed_ >= kSlice);
+  }
 }
 
 void Scheduler::requeue(GuestTask& task, base::Duration ran, Kind from) {
-  const bool computed = from == Account::kYoung || from == Account::kOld;
+  // Who was at the head stays there; who comes waits behind.
+  if (task.computed_ < kSlice) {
+    put(task, Account::kBegun, from == Account::kBegun ? End::kFront : End::kBack);
+    return;
+  }
   if (task.computed_ < kYoungMax) {
-    // Who was at the head stays there; who comes waits behind.
+    const bool computed = from == Account::kYoung || from == Account::kOld;
     put(task, Account::kYoung, computed ? End::kFront : End::kBack);
     return;
   }
@@ -368,8 +394,8 @@ void Scheduler::hand_out_outbound() {
   } while (count == events.size());
 }
 
-// Until the loop should look at its sockets: one slice of a guest that computes, or of many that
-// only pass data on, or kTurnMax of others.
+// Until the loop should look at its sockets: a guest yielded, which it does when there is input, or
+// many that only pass data on had a slice of one that computes, or kTurnMax of others.
 void Scheduler::serve() {
   base::Duration computed{};
   std::size_t computed_left = 0;
@@ -389,16 +415,19 @@ void Scheduler::serve() {
       }
     }
     const base::Time start = now_;
-    run(pick);
+    if (run(pick)) {
+      return;
+    }
     computed += computes ? now_ - start : base::Duration::zero();
   }
 }
 
 bool Scheduler::on_turn(base::Time now) {
   now_ = now;
-  turn_start_ = now;
   take_woken(now);
   revive_starved();
+  now_ = clock_();  // the loop's own work in this turn is no guest's
+  turn_start_ = now_;
   serve();
   hand_out_outbound();
   take_woken(now_);

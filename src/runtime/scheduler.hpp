@@ -1,18 +1,21 @@
 // Which guest runs next. Guests run on the loop thread, one slice at a time, between the loop's
 // other work. Confined to the loop thread.
 //
-// Order. An account (a module) has four kinds of guests, in the order in which it serves them:
+// Order. An account (a module) has five kinds of guests, in the order in which it serves them:
 //   woken    waited for something that has come: they are about to finish
 //   fresh    not started yet: in order of arrival, as long as few started ones still compute and
-//   the
-//            pool has room
+//            the pool has room
+//   begun    were interrupted in their first slice: they may be short
 //   young    used up their slice: run to their end in order. Interleaving them would cost more:
-//   each
-//            switch throws a heavy guest's memory out of the caches (20 to 40 % with JavaScript)
+//            each switch throws a heavy guest's memory out of the caches (20 to 40 % with
+//            JavaScript)
 //   old      have computed for kYoungMax without a rest: round robin, at least one turn in four
-// After kTurnMax of woken and fresh ones, one that computes has a slice. So a guest that computes
-// for ever delays another by a slice and never keeps one from starting, and short requests pass
-// long ones.
+// The first three go first for kTurnMax, and then for kPassing times what young and old ones have
+// had since. So a guest that computes for ever never keeps one from starting, and short requests
+// pass long ones. They pass at once: a guest that has run for a moment yields as soon as the loop
+// has input (engine/pace.hpp), and goes on at the head of its queue when that has been served. And
+// they pass any number of long ones where most guests of their module are short; where most are
+// long, starting one more would only be a switch more.
 //
 // Shares. Accounts take turns by deficit round robin (as in RFC 8290): tenants with each other, and
 // within a tenant its modules. Each run is charged by the time it took. Who has used less than its
@@ -31,6 +34,7 @@
 
 #include "base/time.hpp"
 #include "engine/engine.hpp"
+#include "engine/pace.hpp"
 #include "net/loop.hpp"
 #include "runtime/account.hpp"
 
@@ -45,16 +49,17 @@ class OutboundSink {
 
 class Scheduler final : public net::TurnHook {
  public:
-  // A guest looks at its slice at ticks, one a millisecond: it runs for 0.5 to 1.5 ms.
-  static constexpr base::Duration kSlice = std::chrono::microseconds(500);
+  static constexpr base::Duration kSlice = engine::Pace::kSlice;
   static constexpr base::Duration kYoungMax = std::chrono::milliseconds(5);
   // Who has waited so long is young again: a stream that says something now and then.
   static constexpr base::Duration kRest = std::chrono::milliseconds(10);
   static constexpr base::Duration kQuantum = std::chrono::milliseconds(10);
-  // Young guests at once; further ones wait unstarted. An account without one may always start one.
+  // Young guests at once; further ones wait unstarted. An account without one may always start one,
+  // and so may one whose guests are mostly short.
   static constexpr std::size_t kStartedMax = 2;
   // After so long the loop looks at its sockets again.
   static constexpr base::Duration kTurnMax = std::chrono::milliseconds(2);
+  static constexpr int kPassing = 2;
   // How far an account may go into debt to bring a young guest to its end.
   static constexpr base::Duration kOverdraft = kYoungMax;
   // More is not owed: a single run that took so long was not the guest's doing.
@@ -82,19 +87,21 @@ class Scheduler final : public net::TurnHook {
 
   std::size_t unstarted() const noexcept { return counts_[Account::kFresh]; }
   std::size_t computing() const noexcept {
-    return counts_[Account::kYoung] + counts_[Account::kOld];
+    return counts_[Account::kBegun] + counts_[Account::kYoung] + counts_[Account::kOld];
   }
   std::size_t instances() const noexcept { return instances_; }
 
  private:
   using Kind = Account::Kind;
   enum class End : std::uint8_t { kFront, kBack };
+  enum class Passes : std::uint8_t { kNone, kOne };  // a young or old guest that waits meanwhile
   struct Pick {
     GuestTask* task;
     Kind kind;
   };
 
-  void run(Pick pick);
+  bool run(Pick pick);
+  static void note_length(GuestTask& task, base::Duration ran, bool over) noexcept;
   void requeue(GuestTask& task, base::Duration ran, Kind from);
   void put(GuestTask& task, Kind kind, End end);
   void take_out(GuestTask& task) noexcept;
@@ -111,7 +118,7 @@ class Scheduler final : public net::TurnHook {
   Pick next_task(Account& account);
   void activate(Account& account);
   void activate_among(Account& account, Account::Lists& lists);
-  void charge(Account& account, Kind kind, base::Duration ran) noexcept;
+  void charge(Account& account, Kind kind, Passes passes, base::Duration ran) noexcept;
   bool may_start(const Account& account) const noexcept;
   bool within_share(const Account& account) const noexcept;
   void revive_starved();

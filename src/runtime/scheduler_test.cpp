@@ -2,13 +2,20 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <memory>
 #include <vector>
 
+#include "runtime/test_scheduler.hpp"
 #include "runtime/test_worker.hpp"
 
 namespace mik::runtime {
 namespace {
+
+using engine::fake::clock_now;
+using engine::fake::tick_ns;
+using std::chrono::microseconds;
+using std::chrono::milliseconds;
 
 using SchedulerTest = TestWorker;
 
@@ -135,6 +142,131 @@ TEST_F(SchedulerTest, SaysWhenTheNextGuestWakes) {
   EXPECT_NE(scheduler_.next_deadline(), base::kNever);
   ASSERT_TRUE(wait(sleeper));
   EXPECT_EQ(sleeper.status, 200);
+}
+
+// --- asked for the loop before their slice is over, since something came: in the fake engine's
+// time, `tick_ns` says after how long
+
+class Preempt : public TestScheduler {
+ protected:
+  Preempt() { tick_ns = engine::fake::kSliceNs; }
+  ~Preempt() override {
+    all_.clear();
+    tick_ns = engine::fake::kSliceNs;
+  }
+
+  // From here on something comes to the loop so soon after each run began.
+  static void input_after(microseconds time) {
+    tick_ns = static_cast<std::uint64_t>(std::chrono::nanoseconds(time).count());
+  }
+  void turn(int count = 1) {
+    for (int i = 0; i < count; ++i) {
+      scheduler_->on_turn(clock_now());
+    }
+  }
+  void know_short(int count) {
+    for (int i = 0; i < count; ++i) {
+      start(&account_, "/work?20");
+      turn();
+    }
+  }
+
+  Account account_;
+};
+
+TEST_F(Preempt, TheLoopIsGivenBackAtOnce) {
+  start_many(2, &account_, "/work?0");
+  turn(4);
+  input_after(microseconds(200));
+  for (int i = 0; i < 10; ++i) {
+    const std::size_t before = ran_.size();
+    const base::Time began = clock_now();
+    turn();
+    EXPECT_EQ(ran_.size(), before + 1);
+    EXPECT_EQ(clock_now() - began, microseconds(200));
+  }
+}
+
+TEST_F(Preempt, WhatCameGoesFirst) {
+  start(&account_, "/work?0");
+  turn(2);
+  input_after(microseconds(200));
+  for (int i = 0; i < 100; ++i) {
+    turn();
+    const base::Time came = clock_now();
+    Guest& quick = start(&account_, "/work?20");
+    turn();
+    ASSERT_TRUE(quick.done) << i;
+    EXPECT_EQ(quick.done_at - came, microseconds(20)) << i;
+  }
+}
+
+TEST_F(Preempt, OneThatComputesGoesOnBeforeOthersThatDo) {
+  Guest& first = start(&account_, "/work?4000");
+  start(&account_, "/work?4000");
+  turn(2);
+  input_after(microseconds(200));
+  turn(100);
+  const auto others = std::ranges::find_if(ran_.begin() + 2, ran_.end(),
+                                           [&](const Guest* guest) { return guest != &first; });
+  EXPECT_EQ(others - ran_.begin(), 2 + 3000 / 200) << "it ran to its end";
+}
+
+TEST_F(Preempt, OneThatMayBeShortGoesOnBeforeOnesThatAreLong) {
+  Guest& lengthy = start(&account_, "/work?4000");
+  turn(1);
+  input_after(microseconds(200));
+  Guest& medium = start(&account_, "/work?500");
+  turn(3);
+  EXPECT_TRUE(medium.done);
+  EXPECT_FALSE(lengthy.done);
+  ran_.resize(4);
+  EXPECT_EQ(ran_, (std::vector<Guest*>{&lengthy, &medium, &medium, &medium}));
+}
+
+TEST_F(Preempt, GuestsThatComputeKeepTheirThirdOfABusyLoop) {
+  for (const auto slice : {microseconds(1000), microseconds(200)}) {
+    know_short(20);
+    Guest& endless = start(&account_, "/work?0");
+    turn();
+    input_after(slice);
+    const base::Time from = clock_now();
+    base::Duration computed{};
+    while (clock_now() < from + milliseconds(500)) {
+      while (scheduler_->unstarted() < 40) {
+        start(&account_, "/work?100");
+      }
+      const std::size_t before = ran_.size();
+      turn();
+      computed +=
+          std::count(ran_.begin() + static_cast<std::ptrdiff_t>(before), ran_.end(), &endless) *
+          slice;
+    }
+    EXPECT_NEAR(ms(computed), 500.0 / 3, 10);
+    all_.clear();
+  }
+}
+
+TEST_F(Preempt, ShortGuestsPassAnyNumberOfLongOnesWhereMostAreShort) {
+  know_short(20);
+  start_many(3, &account_, "/work?4000");
+  turn(4);
+  EXPECT_EQ(scheduler_->computing(), 3u);
+  const base::Time came = clock_now();
+  Guest& quick = start(&account_, "/work?20");
+  turn();
+  ASSERT_TRUE(quick.done);
+  EXPECT_EQ(quick.done_at - came, microseconds(20));
+}
+
+TEST_F(Preempt, WhereMostAreLongFewAreStartedAtOnce) {
+  know_short(20);
+  start_many(40, &account_, "/work?4000");
+  pass(milliseconds(120));
+  for (int i = 0; i < 40; ++i) {
+    turn();
+    EXPECT_LE(scheduler_->computing(), Scheduler::kStartedMax);
+  }
 }
 
 }  // namespace

@@ -297,7 +297,7 @@ base::Result<void> Worker::start_engine() {
   }
   instances_max_ = options.instances_max;
   engine_.emplace(std::move(*engine));
-  ticker_.emplace(*engine_);
+  ticker_.emplace(*engine_, loop_->descriptor());
   MIK_TRY_ASSIGN(guests_, engine::Guests::create(*engine_, guest_observer_));
   return {};
 }

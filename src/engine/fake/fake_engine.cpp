@@ -148,13 +148,13 @@ mik_req mik_req_start(mik_loop* loop, mik_component* /*component*/, const mik_he
   return id;
 }
 
-uint32_t mik_req_run(mik_loop* loop, mik_req req, uint64_t now_ns, uint64_t slice_ns) {
+uint32_t mik_req_run(mik_loop* loop, mik_req req, uint64_t now_ns, uint64_t /*slice_ns*/) {
   Guest* guest = loop->find(req);
   if (guest == nullptr || guest->over) {
     return 0;
   }
   ++guest->runs;
-  return run_guest(*loop, req, *guest, now_ns, slice_ns);
+  return run_guest(*loop, req, *guest, now_ns);
 }
 
 int mik_req_body_push(mik_loop* loop, mik_req req, mik_str bytes) {

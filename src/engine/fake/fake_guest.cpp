@@ -136,10 +136,9 @@ std::uint32_t run_burn(Guest& guest) {
   return 0;
 }
 
-std::uint32_t run_work(Guest& guest, std::uint64_t slice_ns) {
+std::uint32_t run_work(Guest& guest) {
   const std::uint64_t left = guest.number == 0 ? MIK_NEVER : guest.number * 1000 - guest.worked_ns;
-  // A guest looks at its slice at ticks, one a millisecond.
-  const std::uint64_t ran = std::min(left, slice_ns + 500'000);
+  const std::uint64_t ran = std::min(left, tick_ns);
   guest.worked_ns += ran;
   clock_ns += ran;
   return ran == left ? finish(guest, "Hello, World!") : std::uint32_t{MIK_EV_YIELDED};
@@ -161,8 +160,7 @@ std::uint32_t run_hold(mik_loop& loop, Guest& guest) {
 
 }  // namespace
 
-std::uint32_t run_guest(mik_loop& loop, mik_req id, Guest& guest, std::uint64_t now_ns,
-                        std::uint64_t slice_ns) {
+std::uint32_t run_guest(mik_loop& loop, mik_req id, Guest& guest, std::uint64_t now_ns) {
   const std::string& what = guest.behaviour;
   static const std::map<std::string, std::pair<int, const char*>> kFailures = {
       {"/trap", {MIK_E_TRAP, "wasm trap: unreachable"}},
@@ -190,7 +188,7 @@ std::uint32_t run_guest(mik_loop& loop, mik_req id, Guest& guest, std::uint64_t 
     return run_burn(guest);
   }
   if (what == "/work") {
-    return run_work(guest, slice_ns);
+    return run_work(guest);
   }
   if (what == "/burst") {
     return run_burst(guest);

@@ -133,8 +133,7 @@ struct Guest {
 };
 
 // One step of a guest: MIK_EV_* bits.
-std::uint32_t run_guest(::mik_loop& loop, mik_req id, Guest& guest, std::uint64_t now_ns,
-                        std::uint64_t slice_ns);
+std::uint32_t run_guest(::mik_loop& loop, mik_req id, Guest& guest, std::uint64_t now_ns);
 
 }  // namespace mik::engine::fake
 
