@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "lib"))
 import load  # noqa: E402
 import report  # noqa: E402
 import rows  # noqa: E402
+import tools  # noqa: E402
 
 STRACE = """% time     seconds  usecs/call     calls    errors syscall
 ------ ----------- ----------- --------- --------- ----------------
@@ -29,6 +30,21 @@ class Parsing(unittest.TestCase):
 
     def test_nothing_is_nothing(self):
         self.assertEqual(load.parse_strace("strace: attach failed"), {})
+
+
+class Answers(unittest.TestCase):
+    WHOLE = b"HTTP/1.1 200 OK\r\nDate: x\r\nContent-Length: 3\r\n\r\nabc"
+    CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+
+    def test_an_answer_is_whole_with_its_last_byte(self):
+        for whole in (self.WHOLE, self.CHUNKED):
+            for cut in range(len(whole)):
+                self.assertFalse(load.is_whole(whole[:cut]), whole[:cut])
+            self.assertTrue(load.is_whole(whole))
+
+    def test_another_status_is_said(self):
+        with self.assertRaises(tools.Missing):
+            load.is_whole(self.WHOLE.replace(b"200 OK", b"503 No"))
 
 
 class Verdicts(unittest.TestCase):

@@ -20,7 +20,7 @@ from tools import Missing, find
 
 HERE = Path(__file__).resolve().parent
 # System calls that are the pace of a clock or of threads that wait for each other, not work for a request.
-WAITING = {"clock_nanosleep", "nanosleep", "futex", "restart_syscall", "sched_yield"}
+WAITING = {"clock_nanosleep", "nanosleep", "ppoll", "futex", "restart_syscall", "sched_yield"}
 
 
 def run_wrk(url, connections, seconds, cores, body=0, spread=0, accept=""):
@@ -87,6 +87,16 @@ def parse_strace(text):
         if match and match.group(2) != "total":
             counts[match.group(2)] = counts.get(match.group(2), 0) + int(match.group(1))
     return counts
+
+
+def is_whole(answer):
+    """Whether this is all of an answer with 200 and a small body, which has a Content-Length or is chunked without
+    trailers; Missing when it begins differently."""
+    head, end, body = answer.partition(b"\r\n\r\n")
+    if end and not head.startswith(b"HTTP/1.1 200 "):
+        raise Missing(f"answered with {head[:200]!r}")
+    length = re.search(rb"^content-length: *(\d+)\r?$", head, re.M | re.I)
+    return bool(end) and (len(body) >= int(length.group(1)) if length else body.endswith(b"0\r\n\r\n"))
 
 
 def count_syscalls(server, path, connections, seconds, cores):
