@@ -26,6 +26,8 @@ class GuestTask {
   // A slice is over. The task may be removed and destroyed inside, but for a task that yielded,
   // which is queued after it returns unless it was removed. Accounts must not be destroyed inside.
   virtual void on_run(engine::Events events) = 0;
+  // After Scheduler::write_soon. The task may be removed and destroyed inside, no account.
+  virtual void on_write() {}
 
  private:
   friend class Scheduler;
@@ -37,7 +39,8 @@ class GuestTask {
   base::Time ran_at_;           // when its last slice ended
   std::uint64_t memory_ = 0;    // counted in its account
   bool has_instance_ = false;
-  bool over_ = false;  // DONE was said; bytes may still be queued
+  bool over_ = false;    // DONE was said; bytes may still be queued
+  bool writes_ = false;  // in Scheduler::writing_
   TaskQueue* queue_ = nullptr;
   GuestTask* next_ = nullptr;
   GuestTask* previous_ = nullptr;
@@ -138,6 +141,7 @@ class Account {
   base::Duration woken_for_{};  // woken guests ran, since one was started
   base::Duration passed_{};     // woken and new guests ran while one that computes waited
   unsigned turns_for_young_ = 0;
+  base::Duration run_{};  // what a run of its guests may take: the longest of late, fading
 };
 
 }  // namespace mik::runtime

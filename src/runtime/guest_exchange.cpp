@@ -493,6 +493,12 @@ void GuestExchange::finish_run(engine::Events events) {
   const bool news = events.head() || events.body() || events.end() || events.abort();
   if (news && exchange_ != nullptr && head_sent_) {
     arm_stream_timer();
+    context_.scheduler->write_soon(*this);
+  }
+}
+
+void GuestExchange::on_write() {
+  if (exchange_ != nullptr) {
     exchange_->pump();
   }
 }

@@ -87,6 +87,7 @@ class GuestExchange final : public http::ExchangeHandler,
 
   // GuestTask
   void on_run(engine::Events events) override;
+  void on_write() override;
 
   // ModuleWaiter
   void on_module(ModuleTrouble trouble) override;

@@ -58,6 +58,9 @@ void Scheduler::remove(GuestTask& task) noexcept {
   if (running_ == &task) {
     running_ = nullptr;
   }
+  if (std::exchange(task.writes_, false)) {
+    std::ranges::replace(writing_, &task, nullptr);
+  }
   drop_instance(task);
   count_memory(task, 0);
   Account* account = std::exchange(task.account_, nullptr);
@@ -263,6 +266,11 @@ void Scheduler::charge(Account& account, Kind kind, Passes passes, base::Duratio
         passes == Passes::kOne ? std::min(account.passed_ + ran, kTurnMax) : base::Duration{};
     account.woken_for_ = kind == Account::kWoken ? account.woken_for_ + ran : base::Duration{};
   }
+  account.run_ = std::max(ran, account.run_ - account.run_ / 8);
+  pay(account, ran);
+}
+
+void Scheduler::pay(Account& account, base::Duration ran) noexcept {
   for (Account* a = &account; a != nullptr; a = a->parent_) {
     a->cpu_ += ran;
     a->deficit_ = std::max(a->deficit_ - ran, -kDebtMax);
@@ -394,6 +402,32 @@ void Scheduler::hand_out_outbound() {
   } while (count == events.size());
 }
 
+void Scheduler::write_soon(GuestTask& task) {
+  MIK_ASSERT(task.account_ != nullptr);
+  if (std::exchange(task.writes_, true)) {
+    return;
+  }
+  if (writing_.empty()) {
+    writing_since_ = now_;
+  }
+  writing_.push_back(&task);
+}
+
+void Scheduler::write_all() {
+  for (std::size_t i = 0; i < writing_.size(); ++i) {
+    if (GuestTask* task = writing_[i]; task != nullptr) {
+      writing_[i] = nullptr;
+      task->writes_ = false;
+      Account& account = *task->account_;  // outlives the task
+      const base::Time start = now_;
+      task->on_write();
+      now_ = clock_();
+      pay(account, now_ - start);
+    }
+  }
+  writing_.clear();
+}
+
 // Until the loop should look at its sockets: a guest yielded, which it does when there is input, or
 // many that only pass data on had a slice of one that computes, or kTurnMax of others.
 void Scheduler::serve() {
@@ -404,6 +438,10 @@ void Scheduler::serve() {
     Account* account = next_account();
     if (account == nullptr) {
       return;
+    }
+    if (!writing_.empty() && (account->run_ > kShortRun || now_ - writing_since_ >= kWriteWait)) {
+      write_all();  // and look again: a guest whose client has gone is no more
+      continue;
     }
     const Pick pick = next_task(*account);
     const bool computes = pick.kind == Account::kYoung || pick.kind == Account::kOld;
@@ -429,6 +467,7 @@ bool Scheduler::on_turn(base::Time now) {
   now_ = clock_();  // the loop's own work in this turn is no guest's
   turn_start_ = now_;
   serve();
+  write_all();
   hand_out_outbound();
   take_woken(now_);
   guests_.bound_kept();

@@ -24,6 +24,11 @@
 // in the list `round`, woken guests and all, until rounds have paid for it; its young guest may end
 // first (kOverdraft). Who has been idle for a round is forgotten: nothing is saved, nothing owed.
 //
+// Answers. What guests have for their clients is written after the last of a row of short runs
+// (write_soon): waking a peer costs a fifth of a short request, and a proxy that was woken for the
+// first answer finds the others while it is awake. Nobody waits for a run that may be long, nor for
+// more than kWriteWait.
+//
 // The pool of instances is shared: an account may hold three times what is free (kPoolFactor), so
 // that sleepers or endless guests of one leave a quarter for others, of two a sixteenth, and so on.
 #pragma once
@@ -31,6 +36,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "base/time.hpp"
 #include "engine/engine.hpp"
@@ -65,6 +71,9 @@ class Scheduler final : public net::TurnHook {
   // More is not owed: a single run that took so long was not the guest's doing.
   static constexpr base::Duration kDebtMax = std::chrono::milliseconds(50);
   static constexpr std::size_t kPoolFactor = 3;
+  // Of an answer, for those of the runs behind it; and how long such a run may take.
+  static constexpr base::Duration kWriteWait = std::chrono::microseconds(100);
+  static constexpr base::Duration kShortRun = std::chrono::microseconds(50);
 
   // Who shares the pool: one module has it all, of several none does.
   enum class Sharing : std::uint8_t { kOneModule, kManyModules };
@@ -81,6 +90,9 @@ class Scheduler final : public net::TurnHook {
   void add(GuestTask& task, engine::RequestId id, Account* account = nullptr);
   // Forgets the task, wherever it is. The caller releases the id.
   void remove(GuestTask& task) noexcept;
+
+  // Calls the task's on_write: before a turn is over, and soon. For tasks that were added.
+  void write_soon(GuestTask& task);
 
   bool on_turn(base::Time now) override;
   base::Time next_deadline() override;
@@ -119,6 +131,7 @@ class Scheduler final : public net::TurnHook {
   void activate(Account& account);
   void activate_among(Account& account, Account::Lists& lists);
   void charge(Account& account, Kind kind, Passes passes, base::Duration ran) noexcept;
+  static void pay(Account& account, base::Duration ran) noexcept;
   bool may_start(const Account& account) const noexcept;
   bool within_share(const Account& account) const noexcept;
   void revive_starved();
@@ -128,6 +141,7 @@ class Scheduler final : public net::TurnHook {
   void take_woken(base::Time now);
   void enqueue_woken(GuestTask& task);
   void hand_out_outbound();
+  void write_all();
 
   engine::Guests& guests_;
   engine::Ticker& ticker_;
@@ -138,10 +152,12 @@ class Scheduler final : public net::TurnHook {
   std::size_t instances_ = 0;
   std::array<std::size_t, Account::kKinds> counts_{};
   Account::Lists root_;
-  AccountList starved_;           // have nothing but guests that the pool has no room for
-  bool pool_changed_ = false;     // since they were looked at
-  Account nobody_;                // whose guests have no account
-  GuestTask* running_ = nullptr;  // null again when it is removed while it runs
+  AccountList starved_;              // have nothing but guests that the pool has no room for
+  bool pool_changed_ = false;        // since they were looked at
+  Account nobody_;                   // whose guests have no account
+  GuestTask* running_ = nullptr;     // null again when it is removed while it runs
+  std::vector<GuestTask*> writing_;  // null: removed meanwhile
+  base::Time writing_since_;
   base::Time now_;
   base::Time turn_start_;
   base::Time next_sweep_;

@@ -33,16 +33,34 @@ class TestScheduler : public ::testing::Test, public engine::Guests::Observer, p
       }
       rig_.ran_.push_back(this);
       failed = failed || events.failed();
-      if (events.done()) {
-        done = true;
-        done_at = engine::fake::clock_now();
+      if (!events.done()) {
+        return;
+      }
+      done = true;
+      done_at = engine::fake::clock_now();
+      if (rig_.writes_late_) {
+        rig_.scheduler_->write_soon(*this);
+      } else {
         close();
       }
+    }
+    void on_write() override {
+      engine::fake::clock_ns +=
+          static_cast<std::uint64_t>(std::chrono::nanoseconds(writing_takes).count());
+      written = true;
+      written_at = engine::fake::clock_now();
+      written_after = rig_.ran_.size();
+      close();
     }
     bool started = false;
     bool done = false;
     bool failed = false;
     base::Time done_at;
+    // With writes_late_:
+    base::Duration writing_takes{};
+    bool written = false;
+    base::Time written_at;
+    std::size_t written_after = 0;  // so many runs of whomever
 
    private:
     TestScheduler& rig_;
@@ -100,6 +118,7 @@ class TestScheduler : public ::testing::Test, public engine::Guests::Observer, p
   void on_outbound(const engine::OutboundEvents&) override {}
 
   static constexpr std::size_t kInstances = 200;
+  bool writes_late_ = false;  // what a guest that is done has to say waits for others
   engine::Engine engine_ = engine::Engine::create({}).value();
   engine::Component component_ = engine::Component::load(engine_, 0, {}).value();
   engine::Ticker ticker_{engine_};
