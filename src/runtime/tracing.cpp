@@ -21,13 +21,15 @@ using otlp::Attribute;
 constexpr std::size_t kTraceStateMax = 512;  // W3C Trace Context section 3.3.1.5
 constexpr std::size_t kKeptTextMax = 1024;   // of what a client sent
 
-// The wall clock of a steady time that lies behind us.
-std::uint64_t unix_ns(base::Time time) noexcept {
+// What a steady time lacks to be one of the wall clock. Spans of a request share it: read again, it
+// would differ by what lies between the two clocks, and a span would begin before the one that it
+// follows has ended.
+std::uint64_t wall_offset() noexcept {
   timespec now{};
   ::clock_gettime(CLOCK_REALTIME, &now);
   const auto wall = static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 +
                     static_cast<std::uint64_t>(now.tv_nsec);
-  return wall - (base::to_ns(base::Clock::now()) - base::to_ns(time));
+  return wall - base::to_ns(base::Clock::now());
 }
 
 std::string host_name() {
@@ -171,6 +173,7 @@ void RequestSpans::begin(Context& context, const RequestTrace& trace, const http
   context_ = &context;
   trace_ = trace;
   started_ = context.loop.now();
+  wall_offset_ = wall_offset();
   route_ = route_of(head.path_query, guest_path);
   authority_ = cut(head.authority);
   const http::Field* agent = http::find_field(head.fields, "user-agent");
@@ -215,8 +218,8 @@ void RequestSpans::child(std::string_view name, base::Time from, base::Time to,
   span.id = context_->random.next() | 1;
   span.parent = trace_.own.span;
   span.name = name;
-  span.start_unix_ns = unix_ns(from);
-  span.end_unix_ns = span.start_unix_ns + base::to_ns(to) - base::to_ns(from);
+  span.start_unix_ns = wall_offset_ + base::to_ns(from);
+  span.end_unix_ns = wall_offset_ + base::to_ns(to);
   span.attributes = attributes;
   tracing_->add(span);
 }
@@ -269,8 +272,8 @@ void RequestSpans::end(base::Time now, const RequestEnd& end) {
   span.trace_state = trace_.state;
   span.name = name;
   span.kind = otlp::SpanKind::kServer;
-  span.start_unix_ns = unix_ns(started_);
-  span.end_unix_ns = span.start_unix_ns + base::to_ns(now) - base::to_ns(started_);
+  span.start_unix_ns = wall_offset_ + base::to_ns(started_);
+  span.end_unix_ns = wall_offset_ + base::to_ns(now);
   span.attributes = attributes;
   span.failed = failed;
   span.failure = end.error;
@@ -330,8 +333,9 @@ void OutboundSpan::end(std::string_view error) {
   span.parent = parent_;
   span.name = method_ == "_OTHER" ? std::string_view("HTTP") : std::string_view(method_);
   span.kind = otlp::SpanKind::kClient;
-  span.start_unix_ns = unix_ns(started_);
-  span.end_unix_ns = span.start_unix_ns + base::to_ns(context_->loop.now()) - base::to_ns(started_);
+  const std::uint64_t offset = wall_offset();
+  span.start_unix_ns = offset + base::to_ns(started_);
+  span.end_unix_ns = offset + base::to_ns(context_->loop.now());
   span.attributes = attributes;
   span.failed = failed;
   span.failure = error;

@@ -82,6 +82,7 @@ class RequestSpans {
   Context* context_ = nullptr;
   RequestTrace trace_;
   base::Time started_;
+  std::uint64_t wall_offset_ = 0;
   base::Time wait_started_ = base::kNever;
   Wait wait_ = Wait::kBody;
   base::Time guest_started_ = base::kNever;
