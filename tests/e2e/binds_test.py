@@ -173,7 +173,7 @@ class DescriptorTest(Case):
                     told += status == 503
                 self.assertGreater(served, 5)
                 self.assertGreater(told, 0)
-                self.assertTrue(server.find_log("Cannot accept connections"))
+                server.wait_log("Cannot accept connections")
             finally:
                 for connection in held:
                     connection.close()

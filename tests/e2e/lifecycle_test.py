@@ -255,7 +255,7 @@ class DeathTest(Case):
             server.wait_ready()
             self.assertEqual(server.metric("mik_active_requests"), 0)
             self.assertEqual(server.metric("mik_worker_restarts_total"), 1)
-            self.assertTrue(server.find_log("worker 0"))
+            server.wait_log("worker 0")
 
     def test_kill_9_of_the_supervisor(self):
         """The port is free for a restart within a second, and nothing is left running."""

@@ -101,7 +101,7 @@ class NotifyTest(Case):
 
     def test_a_manager_that_is_gone_harms_nothing(self):
         with Server(LAB, env={"NOTIFY_SOCKET": "/nonexistent/notify"}) as server:
-            self.assertTrue(server.find_log("could not be told READY", level="WARN"))
+            server.wait_log("could not be told READY", level="WARN")
             self.assertEqual(server.get("/hello").status, 200)
 
 
