@@ -45,6 +45,8 @@ constexpr base::Duration kTracesFlushMax = std::chrono::seconds(3);
 constexpr std::size_t kLogFlushBytes = 32 * 1024;
 constexpr int kMallocMapsFrom = 4 << 20;
 constexpr int kMallocKeeps = 8 << 20;
+// One for the loop, one for all threads that help it: each arena keeps its own kMallocKeeps.
+constexpr int kMallocArenas = 2;
 
 http::Limits limits_of(const config::Settings& settings) {
   http::Limits limits;
@@ -545,6 +547,7 @@ int run_worker(shared::WorkerBoot boot, const MakeDocuments& make_documents) {
   // comes again by faults.
   ::mallopt(M_MMAP_THRESHOLD, kMallocMapsFrom);
   ::mallopt(M_TRIM_THRESHOLD, kMallocKeeps);
+  ::mallopt(M_ARENA_MAX, kMallocArenas);
   auto prepared = [&]() -> base::Result<std::unique_ptr<Worker>> {
     MIK_TRY_ASSIGN(const std::string block, shared::read_block(boot.settings.get()));
     MIK_TRY_ASSIGN(config::Settings settings, config::deserialize(block));
