@@ -156,6 +156,13 @@ class Connection:
         data, self.buffer = self.buffer, b""
         return data
 
+    def until(self, wanted):
+        """What arrives, up to a piece that brings `wanted`, or the end: a head may come alone."""
+        seen = b""
+        while wanted not in seen and (piece := self.piece()):
+            seen += piece
+        return seen
+
     def rest(self, patience=None):
         """Everything until the server closes. A reset ends it too."""
         self.deadline = time.monotonic() + (patience or self.patience)

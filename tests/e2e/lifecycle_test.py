@@ -52,7 +52,7 @@ class ShutdownTest(Case):
     def test_a_stream_in_flight_finishes(self):
         with Server(LAB) as server:
             busy = self.start_request(server, "/stream?n=8&ms=100")
-            self.assertIn(b"chunk 0", busy.piece())
+            self.assertIn(b"chunk 0", busy.until(b"chunk 0"))
             self.drain(server)
             rest = busy.rest()
             self.assertIn(b"chunk 7\n", rest)

@@ -143,7 +143,7 @@ class AppliedTest(Case):
             with server.connect() as sleeps, server.connect() as streams:
                 sleeps.send(encode("GET", "/sleep?ms=1500"))
                 streams.send(encode("GET", "/stream?n=6&ms=300"))
-                self.assertIn(b"chunk 0", streams.piece())
+                self.assertIn(b"chunk 0", streams.until(b"chunk 0"))
                 wait_until(lambda: server.metric("mik_active_requests") >= 2, 10)
                 server.write('bind = ["127.0.0.1:0"]\nenv = { VALUE = "new" }')
                 server.reload()
