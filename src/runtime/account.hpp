@@ -79,6 +79,7 @@ class Account {
  public:
   static constexpr std::uint32_t kWeight = 100;  // cpu_share when nothing is said
   static constexpr std::uint32_t kWeightMax = 1000;
+  static constexpr base::Duration kShort = std::chrono::microseconds(250);
   // What an account of weight 100 may use in a round.
   static constexpr base::Duration kQuantum = std::chrono::milliseconds(1);
 
@@ -113,13 +114,21 @@ class Account {
 
   TaskQueue& queue(Kind kind) noexcept { return queues_[kind]; }
   // One of its guests was found to be long, or ended before it was.
-  void note_guest(bool is_long) noexcept { long_part_ += ((is_long ? 1 : 0) - long_part_) / 8; }
-  bool mostly_short() const noexcept { return long_part_ < 0.5F; }
+  // `computed`: until the guest was over, or had had a slice.
+  void note_guest(base::Duration computed, bool is_long) noexcept {
+    long_part_ += ((is_long ? 1 : 0) - long_part_) / 8;
+    median_ += computed > median_ ? median_ / 16 : -median_ / 16;
+  }
+  // Half of its guests take less, about: a step up or down for each.
+  base::Duration median() const noexcept { return median_; }
+  // And far from long: on a core that others use, too, a guest takes a few times its own time.
+  bool mostly_short() const noexcept { return long_part_ < 0.5F && median_ < kShort; }
   bool computes() const noexcept { return !queues_[kYoung].empty() || !queues_[kOld].empty(); }
 
   Account* const parent_;
   base::Duration quantum_{};
   base::Duration cpu_{};
+  base::Duration median_ = std::chrono::microseconds(100);
   std::size_t guests_ = 0;
   std::size_t instances_ = 0;
   std::size_t modules_ = 0;

@@ -289,11 +289,14 @@ Scheduler::Pick Scheduler::next_task(Account& account) {
     if (!account.queue(Account::kWoken).empty() && !(start && account.woken_for_ >= kTurnMax)) {
       return first(Account::kWoken);
     }
+    // One that may be as short as the next is not passed by it: where guests are alike, the last of
+    // a crowd would be passed by all who come.
+    const GuestTask* begun = account.queue(Account::kBegun).front();
+    if (begun != nullptr && (!start || begun->computed_ < 2 * account.median())) {
+      return first(Account::kBegun);
+    }
     if (start) {
       return first(Account::kFresh);
-    }
-    if (!account.queue(Account::kBegun).empty()) {
-      return first(Account::kBegun);
     }
   }
   const bool young = !account.queue(Account::kYoung).empty();
@@ -318,7 +321,9 @@ bool Scheduler::run(Pick pick) {
   ticker_.end_run();
   now_ = clock_();
   const base::Duration ran = now_ - start;
-  note_length(task, ran, events.done());
+  // Who yields has been asked to, and nobody is asked sooner.
+  note_length(task, events.yielded() ? std::max<base::Duration>(ran, engine::Pace::kRunMin) : ran,
+              events.done());
   task.ran_at_ = now_;
   if (events.done()) {
     task.over_ = true;
@@ -341,7 +346,7 @@ void Scheduler::note_length(GuestTask& task, base::Duration ran, bool over) noex
   const bool was_long = task.computed_ >= kSlice;
   task.computed_ += ran;
   if (!was_long && (over || task.computed_ >= kSlice)) {
-    task.account_->note_guest(task.computed_ >= kSlice);
+    task.account_->note_guest(task.computed_, task.computed_ >= kSlice);
   }
 }
 

@@ -5,7 +5,8 @@
 //   woken    waited for something that has come: they are about to finish
 //   fresh    not started yet: in order of arrival, as long as few started ones still compute and
 //            the pool has room
-//   begun    were interrupted in their first slice: they may be short
+//   begun    were interrupted in their first slice: they may be short. Before fresh ones while they
+//            have run for less than twice what half of their module's guests take
 //   young    used up their slice: run to their end in order. Interleaving them would cost more:
 //            each switch throws a heavy guest's memory out of the caches (20 to 40 % with
 //            JavaScript)

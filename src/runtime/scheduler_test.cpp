@@ -201,6 +201,25 @@ TEST_F(Preempt, WhatCameGoesFirst) {
   }
 }
 
+// A crowd of JavaScript guests had a p99 of 23 ms in place of 6: each was passed by all that came.
+TEST_F(Preempt, GuestsThatAreAlikeEndInOrder) {
+  for (int i = 0; i < 60; ++i) {  // what they take is known
+    start(&account_, "/work?550");
+    turn();
+  }
+  input_after(microseconds(200));
+  std::vector<Guest*> crowd;
+  for (int i = 0; i < 40; ++i) {
+    crowd.push_back(&start(&account_, "/work?550"));
+    turn();
+  }
+  turn(200);
+  for (std::size_t i = 1; i < crowd.size(); ++i) {
+    ASSERT_TRUE(crowd[i]->done);
+    EXPECT_LE(crowd[i - 1]->done_at, crowd[i]->done_at) << i;
+  }
+}
+
 TEST_F(Preempt, OneThatComputesGoesOnBeforeOthersThatDo) {
   Guest& first = start(&account_, "/work?4000");
   start(&account_, "/work?4000");
