@@ -24,8 +24,9 @@ base::Duration parse_retry_after(std::string_view text, std::int64_t now) noexce
     return std::min<base::Duration>(std::chrono::seconds(seconds), kRetryAfterMax);
   }
   const std::int64_t left = http::parse_http_date(text, now).value_or(now) - now;
-  return std::clamp<base::Duration>(std::chrono::seconds(std::min<std::int64_t>(left, UINT32_MAX)),
-                                    base::Duration::zero(), kRetryAfterMax);
+  // Bounded before it is made nanoseconds, of which a distant date has too many.
+  const std::chrono::seconds bounded(std::clamp<std::int64_t>(left, 0, UINT32_MAX));
+  return std::min<base::Duration>(bounded, kRetryAfterMax);
 }
 
 base::Duration parse_retry_after(std::string_view text) noexcept {
