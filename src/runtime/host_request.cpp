@@ -33,6 +33,9 @@ void HostRequest::on_end(const http::Closed& closed) {
   const base::Duration took = base::Clock::now() - started_;
   if (closed.status != 0) {
     context_.segment.count_response(context_.slot, closed.status, took);
+    if (trace_.sampled) {
+      context_.segment.keep_exemplar(context_.slot, took, trace_.trace_high, trace_.trace_low);
+    }
   }
   if (closed.outcome == http::Outcome::kClientGone) {
     shared::count(context_.counters().client_gone);

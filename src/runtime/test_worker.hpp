@@ -31,7 +31,7 @@ namespace mik::runtime {
 // What a connection would be: takes everything at once unless `window` says otherwise.
 class TestExchange final : public http::Exchange {
  public:
-  explicit TestExchange(std::string path, http::BodyKind body = http::BodyKind::kNone,
+  explicit TestExchange(std::string path, http::BodyKind body_kind = http::BodyKind::kNone,
                         std::string method = "GET") {
     block_ = method + " " + path + " host accept text/plain";
     const std::string_view block = block_;
@@ -43,7 +43,7 @@ class TestExchange final : public http::Exchange {
     head_.authority = block.substr(authority, 4);
     fields_.push_back({block.substr(authority + 5, 6), block.substr(authority + 12)});
     head_.fields = fields_;
-    head_.body = body;
+    head_.body = body_kind;
     peer_.address = "203.0.113.7";
   }
 

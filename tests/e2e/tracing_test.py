@@ -155,7 +155,7 @@ class SpansTest(Case):
 class WaitingTest(Case):
     def test_a_request_that_is_turned_away(self):
         with Collector() as collector, traced(collector.url, server="max_concurrent_requests = 1") as server:
-            holder = threading.Thread(target=server.get, args=("/sleep?ms=300",))
+            holder = threading.Thread(target=server.get, args=("/sleep?ms=3000",))
             holder.start()
             wait_until(lambda: server.metric("mik_active_requests") == 1, 15, "the first request")
             response = server.get("/run/lab/hello")
