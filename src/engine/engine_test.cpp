@@ -7,9 +7,13 @@
 
 #include <atomic>
 #include <cstdint>
+#include <filesystem>
+#include <string>
+#include <system_error>
 #include <thread>
 
 #include "base/fd.hpp"
+#include "engine/pace.hpp"
 
 namespace mik::engine {
 namespace {
@@ -132,6 +136,20 @@ class TickerTest : public ::testing::Test {
       std::this_thread::yield();
     }
   }
+  // Until the ticker sleeps: it looks no more, for longer than any timer of its is. False after 2
+  // s.
+  bool sleeps() const {
+    std::uint64_t before = ticker_.counts().looks;
+    for (int i = 0; i < 200; ++i) {
+      std::this_thread::sleep_for(10 * Pace::kTick);
+      const std::uint64_t looks = ticker_.counts().looks;
+      if (looks == before) {
+        return true;
+      }
+      before = looks;
+    }
+    return false;
+  }
   void come() {
     const std::uint64_t one = 1;
     ASSERT_EQ(::write(loop_.get(), &one, sizeof one), static_cast<ssize_t>(sizeof one));
@@ -161,15 +179,36 @@ TEST_F(TickerTest, PreemptsNoRunWithoutInput) {
 }
 
 TEST_F(TickerTest, IsWokenByEachRunThatBeginsWithoutInput) {
-  for (int i = 0; i < 100; ++i) {
+  for (int i = 0; i < 10; ++i) {
+    ASSERT_TRUE(sleeps());
     ticker_.begin_run(base::Clock::now());
     wait_for(&Ticker::Counts::looks, 1);
     ticker_.end_run();
-    std::this_thread::yield();
   }
 }
 
-TEST_F(TickerTest, EndsWhileItSleeps) { SUCCEED(); }
+TEST_F(TickerTest, EndsWhileItSleeps) { EXPECT_TRUE(sleeps()); }
+
+// Whoever wakes it may write when it is up already. It then never slept again, and took a core.
+TEST_F(TickerTest, AWakeThatComesLateCostsOneLook) {
+  ASSERT_TRUE(sleeps());
+  const std::uint64_t before = ticker_.counts().looks;
+  int wakers = 0;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+    const int fd = std::stoi(entry.path().filename());
+    std::error_code error;
+    const auto target = std::filesystem::read_symlink(entry.path(), error);
+    if (fd != loop_.get() && target.string().find("[eventfd]") != std::string::npos) {
+      const std::uint64_t one = 1;
+      ASSERT_EQ(::write(fd, &one, sizeof one), static_cast<ssize_t>(sizeof one));
+      ++wakers;
+    }
+  }
+  ASSERT_GT(wakers, 0);
+  ASSERT_TRUE(sleeps());
+  EXPECT_GT(ticker_.counts().looks, before);
+  EXPECT_LT(ticker_.counts().looks - before, 10u);
+}
 
 }  // namespace
 }  // namespace mik::engine

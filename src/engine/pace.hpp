@@ -44,7 +44,7 @@ class Pace {
     enum class Tick : std::uint8_t {
       kNone,
       kIdle,     // no guest that runs need mind it: counts against CPU budgets only
-      kSlice,    // the guest has had its slice
+      kSlice,    // the guest has had its slice, or none has been looked at for long
       kPreempt,  // the loop has something else to do
     };
     Tick tick = Tick::kNone;

@@ -129,7 +129,9 @@ struct Ticker::State {
       const timespec tick = to_timespec(Pace::kTick);  // there may be no waker: eventfd(2) can fail
       ::ppoll(fds.data(), fds.size(), waker.valid() ? time : &tick, nullptr);
     }
-    if (!asleep.exchange(false, std::memory_order_seq_cst)) {
+    // Who wakes says so before it writes, and may write when we are up already: what is left would
+    // end every sleep from then on.
+    if (!asleep.exchange(false, std::memory_order_seq_cst) || fds[1].revents != 0) {
       std::uint64_t wakes = 0;
       [[maybe_unused]] const ssize_t got = ::read(waker.get(), &wakes, sizeof wakes);
     }
