@@ -8,6 +8,7 @@
 
 #include "base/time.hpp"
 #include "engine/engine.hpp"
+#include "engine/pace.hpp"
 #include "shared/layout.hpp"
 
 namespace mik::runtime {
@@ -113,22 +114,22 @@ class Account {
   };
 
   TaskQueue& queue(Kind kind) noexcept { return queues_[kind]; }
-  // One of its guests was found to be long, or ended before it was.
-  // `computed`: until the guest was over, or had had a slice.
-  void note_guest(base::Duration computed, bool is_long) noexcept {
-    long_part_ += ((is_long ? 1 : 0) - long_part_) / 8;
-    median_ += computed > median_ ? median_ / 16 : -median_ / 16;
+  // One of its guests was over after so long, or is not, having had a slice.
+  void note_guest(base::Duration computed) noexcept {
+    median_ += computed > median_ ? median_ / 8 + std::chrono::microseconds(1) : -median_ / 8;
   }
   // Half of its guests take less, about: a step up or down for each.
   base::Duration median() const noexcept { return median_; }
-  // And far from long: on a core that others use, too, a guest takes a few times its own time.
-  bool mostly_short() const noexcept { return long_part_ < 0.5F && median_ < kShort; }
+  // Far from long: on a core that others use, too, a guest takes a few times its own time.
+  bool mostly_short() const noexcept { return median_ < kShort; }
   bool computes() const noexcept { return !queues_[kYoung].empty() || !queues_[kOld].empty(); }
+  // Some of its guests were interrupted.
+  bool has_started() const noexcept { return !queues_[kBegun].empty() || computes(); }
 
   Account* const parent_;
   base::Duration quantum_{};
   base::Duration cpu_{};
-  base::Duration median_ = std::chrono::microseconds(100);
+  base::Duration median_ = engine::Pace::kSlice;  // unknown is long
   std::size_t guests_ = 0;
   std::size_t instances_ = 0;
   std::size_t modules_ = 0;
@@ -146,11 +147,12 @@ class Account {
   Lists below_;  // its modules
 
   std::array<TaskQueue, kKinds> queues_;
-  float long_part_ = 1;         // of its latest guests; unknown is long
   base::Duration woken_for_{};  // woken guests ran, since one was started
-  base::Duration passed_{};     // woken and new guests ran while one that computes waited
+  base::Duration passed_{};     // others ran while one that was interrupted waited
   unsigned turns_for_young_ = 0;
-  base::Duration run_{};  // what a run of its guests may take: the longest of late, fading
+  bool begun_had_turn_ = false;  // the last that was passed for long enough
+  // What a run of its guests may take: the longest of late, fading.
+  base::Duration run_ = engine::Pace::kSlice;
 };
 
 }  // namespace mik::runtime

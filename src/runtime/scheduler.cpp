@@ -258,7 +258,7 @@ Account* Scheduler::next_account() {
 }
 
 void Scheduler::charge(Account& account, Kind kind, Passes passes, base::Duration ran) noexcept {
-  if (kind == Account::kYoung || kind == Account::kOld) {
+  if (passes == Passes::kItsTurn) {
     // In proportion: who is preempted early is passed for less long.
     account.passed_ = std::max(account.passed_ - kPassing * ran, base::Duration{});
   } else {
@@ -282,8 +282,10 @@ void Scheduler::pay(Account& account, base::Duration ran) noexcept {
 // --------------------------------------------------------------------------
 
 Scheduler::Pick Scheduler::next_task(Account& account) {
-  const auto first = [&](Kind kind) { return Pick{account.queue(kind).front(), kind}; };
-  if (!account.computes() || account.passed_ < kTurnMax) {
+  const auto first = [&](Kind kind) {
+    return Pick{.task = account.queue(kind).front(), .kind = kind};
+  };
+  if (!account.has_started() || account.passed_ < kTurnMax) {
     const bool start = !account.queue(Account::kFresh).empty() && may_start(account);
     // Guests that wait just before their slice is over would keep all others from starting.
     if (!account.queue(Account::kWoken).empty() && !(start && account.woken_for_ >= kTurnMax)) {
@@ -299,11 +301,19 @@ Scheduler::Pick Scheduler::next_task(Account& account) {
       return first(Account::kFresh);
     }
   }
+  // One that was passed for long enough, or all there is.
+  const bool begun_turn =
+      !account.queue(Account::kBegun).empty() && !(account.begun_had_turn_ && account.computes());
+  account.begun_had_turn_ = begun_turn;
+  if (begun_turn) {
+    return {.task = account.queue(Account::kBegun).front(), .kind = Account::kBegun, .turn = true};
+  }
   const bool young = !account.queue(Account::kYoung).empty();
   const bool old = !account.queue(Account::kOld).empty();
   const bool old_turn = !young || (old && account.turns_for_young_ >= 3);
   account.turns_for_young_ = old_turn ? 0 : account.turns_for_young_ + 1;
-  return first(old_turn ? Account::kOld : Account::kYoung);
+  const Kind kind = old_turn ? Account::kOld : Account::kYoung;
+  return {.task = account.queue(kind).front(), .kind = kind, .turn = true};
 }
 
 // Whether the guest was made to yield: the ticker says when, so that the engine need only know
@@ -312,7 +322,8 @@ bool Scheduler::run(Pick pick) {
   GuestTask& task = *pick.task;
   Account& account = *task.account_;
   take_out(task);
-  const Passes passes = account.computes() ? Passes::kOne : Passes::kNone;
+  const bool others = pick.kind == Account::kBegun ? account.computes() : account.has_started();
+  const Passes passes = pick.turn ? Passes::kItsTurn : others ? Passes::kOne : Passes::kNone;
   running_ = &task;
   take_instance(task);
   const base::Time start = now_;
@@ -346,7 +357,7 @@ void Scheduler::note_length(GuestTask& task, base::Duration ran, bool over) noex
   const bool was_long = task.computed_ >= kSlice;
   task.computed_ += ran;
   if (!was_long && (over || task.computed_ >= kSlice)) {
-    task.account_->note_guest(task.computed_, task.computed_ >= kSlice);
+    task.account_->note_guest(task.computed_);
   }
 }
 
@@ -444,7 +455,8 @@ void Scheduler::serve() {
     if (account == nullptr) {
       return;
     }
-    if (!writing_.empty() && (account->run_ > kShortRun || now_ - writing_since_ >= kWriteWait)) {
+    const bool may_be_long = account->run_ > kShortRun || account->has_started();
+    if (!writing_.empty() && (may_be_long || now_ - writing_since_ >= kWriteWait)) {
       write_all();  // and look again: a guest whose client has gone is no more
       continue;
     }

@@ -11,8 +11,9 @@
 //            each switch throws a heavy guest's memory out of the caches (20 to 40 % with
 //            JavaScript)
 //   old      have computed for kYoungMax without a rest: round robin, at least one turn in four
-// The first three go first for kTurnMax, and then for kPassing times what young and old ones have
-// had since. So a guest that computes for ever never keeps one from starting, and short requests
+// The first three go first for kTurnMax, and then for kPassing times what those that were
+// interrupted, of which begun ones have every other turn, have had since. So a guest that computes
+// for ever never keeps one from starting and is not kept from going on, and short requests
 // pass long ones. They pass at once: a guest that has run for a moment yields as soon as the loop
 // has input (engine/pace.hpp), and goes on at the head of its queue when that has been served. And
 // they pass any number of long ones where most guests of their module are short; where most are
@@ -27,8 +28,8 @@
 //
 // Answers. What guests have for their clients is written after the last of a row of short runs
 // (write_soon): waking a peer costs a fifth of a short request, and a proxy that was woken for the
-// first answer finds the others while it is awake. Nobody waits for a run that may be long, nor for
-// more than kWriteWait.
+// first answer finds the others while it is awake. Nobody waits for a run that is known to be long
+// at times, nor for more than kWriteWait and a run.
 //
 // The pool of instances is shared: an account may hold three times what is free (kPoolFactor), so
 // that sleepers or endless guests of one leave a quarter for others, of two a sixteenth, and so on.
@@ -107,10 +108,12 @@ class Scheduler final : public net::TurnHook {
  private:
   using Kind = Account::Kind;
   enum class End : std::uint8_t { kFront, kBack };
-  enum class Passes : std::uint8_t { kNone, kOne };  // a young or old guest that waits meanwhile
+  // Whether a run keeps one waiting that was interrupted, or is the turn of one that has waited.
+  enum class Passes : std::uint8_t { kNone, kOne, kItsTurn };
   struct Pick {
     GuestTask* task;
     Kind kind;
+    bool turn = false;  // of those that were passed for long
   };
 
   bool run(Pick pick);

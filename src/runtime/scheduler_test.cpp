@@ -267,6 +267,24 @@ TEST_F(Preempt, GuestsThatComputeKeepTheirThirdOfABusyLoop) {
   }
 }
 
+// Of one that was interrupted in its first slice, too: in a loop that is never idle it was passed
+// for ever.
+TEST_F(Preempt, GuestsThatHaveBegunKeepTheirThird) {
+  know_short(60);
+  input_after(microseconds(200));
+  Guest& medium = start(&account_, "/work?900");
+  turn();
+  const base::Time from = clock_now();
+  while (!medium.done && clock_now() < from + milliseconds(500)) {
+    while (scheduler_->unstarted() < 150) {  // more than a turn's
+      start(&account_, "/work?20");
+    }
+    turn();
+  }
+  EXPECT_TRUE(medium.done);
+  EXPECT_LE(clock_now() - from, 2 * Scheduler::kTurnMax + 3 * microseconds(900));
+}
+
 TEST_F(Preempt, ShortGuestsPassAnyNumberOfLongOnesWhereMostAreShort) {
   know_short(20);
   start_many(3, &account_, "/work?4000");
