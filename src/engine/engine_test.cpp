@@ -1,6 +1,7 @@
 #include "engine/engine.hpp"
 
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -136,12 +137,14 @@ class TickerTest : public ::testing::Test {
       std::this_thread::yield();
     }
   }
-  // Until the ticker sleeps: it looks no more, for longer than any timer of its is. False after 2
-  // s.
+  // Until the ticker sleeps: it looks no more while the loop waits for input that does not come,
+  // for longer than any timer of the ticker is. False after 2 s.
   bool sleeps() const {
     std::uint64_t before = ticker_.counts().looks;
     for (int i = 0; i < 200; ++i) {
-      std::this_thread::sleep_for(10 * Pace::kTick);
+      pollfd none{.fd = loop_.get(), .events = POLLIN, .revents = 0};
+      EXPECT_EQ(::poll(&none, 1, static_cast<int>(10 * Pace::kTick / std::chrono::milliseconds(1))),
+                0);
       const std::uint64_t looks = ticker_.counts().looks;
       if (looks == before) {
         return true;

@@ -274,8 +274,13 @@ class ServerTest : public ::testing::Test {
       serve();
     }
     Ends ends = tcp(send_bytes);
-    server->adopt(std::move(ends.server), nullptr);
+    adopt(std::move(ends.server), nullptr);
     return std::make_unique<Client>(ends.client.release());
+  }
+  // As in a turn of the loop: its time is not that of its last turn, or timeouts would be early.
+  void adopt(base::Fd accepted, const ServerTls* tls) {
+    loop->refresh_now();
+    server->adopt(std::move(accepted), tls);
   }
 
   // Turns the loop until `done`; false when that takes longer than five seconds.

@@ -35,7 +35,7 @@ class ServerTlsTest : public ServerTest {
       options.certificates = authority.file();
     }
     Ends ends = tcp(send_bytes);
-    server->adopt(std::move(ends.server), &tls);
+    adopt(std::move(ends.server), &tls);
     return std::make_unique<TlsEnd>(ends.client.release(), options);
   }
   bool shake(TlsEnd& client) {
@@ -376,7 +376,7 @@ TEST_F(ServerTlsTest, WhoOnlyLooksAtThePortHasFailedNothing) {
   for (const std::string_view said : {"", "\x16\x03\x01"}) {
     serve();
     Ends ends = tcp();
-    server->adopt(std::move(ends.server), &tls);
+    adopt(std::move(ends.server), &tls);
     Client client(ends.client.release());
     client.send(said);
     client.close();
@@ -392,7 +392,7 @@ TEST_F(ServerTlsTest, WhoOnlyLooksAtThePortHasFailedNothing) {
 TEST_F(ServerTlsTest, PlainHttpIsToldWhatIsWrong) {
   serve();
   Ends ends = tcp();
-  server->adopt(std::move(ends.server), &tls);
+  adopt(std::move(ends.server), &tls);
   Client client(ends.client.release());
   const std::string answer = ask_until_close(client, kGet);
   EXPECT_TRUE(answer.starts_with("HTTP/1.1 400 Bad Request\r\n")) << answer;
@@ -402,7 +402,7 @@ TEST_F(ServerTlsTest, PlainHttpIsToldWhatIsWrong) {
   EXPECT_EQ(counter.failed, std::vector<std::string>{"HTTP without TLS"});
 
   Ends others = tcp();
-  server->adopt(std::move(others.server), &tls);
+  adopt(std::move(others.server), &tls);
   Client noise(others.client.release());
   ask_until_close(noise, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
   EXPECT_EQ(server->connections(), 0u);
