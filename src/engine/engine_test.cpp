@@ -190,6 +190,27 @@ TEST_F(TickerTest, IsWokenByEachRunThatBeginsWithoutInput) {
   }
 }
 
+TEST_F(TickerTest, ShortRunsAreLookedAtTogether) {
+  ASSERT_TRUE(sleeps());
+  ticker_.begin_run(base::Clock::now(), false);
+  wait_for(&Ticker::Counts::looks, 1);  // the first wakes it
+  ticker_.end_run();
+  const std::uint64_t before = ticker_.counts().looks;
+  std::uint64_t runs = 0;
+  for (; runs < 100'000 || ticker_.counts().looks == before; ++runs) {
+    ticker_.begin_run(base::Clock::now(), false);
+    ticker_.end_run();
+  }
+  EXPECT_LT((ticker_.counts().looks - before) * 100, runs);
+}
+
+TEST_F(TickerTest, ALongRunThatWasExpectedToBeShortGetsATick) {
+  ASSERT_TRUE(sleeps());
+  ticker_.begin_run(base::Clock::now(), false);
+  wait_for(&Ticker::Counts::ticks, 2);
+  ticker_.end_run();
+}
+
 TEST_F(TickerTest, EndsWhileItSleeps) { EXPECT_TRUE(sleeps()); }
 
 // Whoever wakes it may write when it is up already. It then never slept again, and took a core.

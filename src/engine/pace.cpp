@@ -35,32 +35,50 @@ Pace::Step Pace::decide(base::Time now, Run run, Woke woke) noexcept {
   using Tick = Step::Tick;
   const bool quiet = std::exchange(last_, run) == run;
   if (!run.on) {
-    if (woke != Woke::kInput && (quiet || credit(now))) {
-      return {quiet ? Tick::kNone : Tick::kIdle, Wait::kInputOrRun, {}};
+    if (quiet) {
+      return {Tick::kNone, Wait::kRun, {}};
     }
-    return {Tick::kIdle, Wait::kTime, pay(now)};
+    if (run.may_be_long && !credit(now)) {
+      return {Tick::kIdle, Wait::kTime, pay(now)};
+    }
+    return {Tick::kIdle, Wait::kLongRunOrTime, kGuard};
   }
   const base::Duration age = now - run.began;
   if (age >= kSlice) {
     computes_ = true;
     if (std::exchange(asked_, run) == run && woke == Woke::kInput) {
       // Asked already, and it cannot answer while we have the core.
-      return {Tick::kNone, Wait::kRunOrTime, kSlice};
+      return {Tick::kNone, Wait::kLongRunOrTime, kSlice};
     }
     return {Tick::kSlice, Wait::kInputOrTime, kSlice + kYield};
   }
-  if (age >= kRunMin && woke == Woke::kInput) {
-    computes_ = true;
-    return {Tick::kPreempt, Wait::kRunOrTime, kSlice};
-  }
-  if (age >= kRunMin && now - ticked_ >= kTicksApartMax) {
-    return {Tick::kSlice, Wait::kInputOrTime, kSlice + kYield};
-  }
-  if (age >= kRunMin || woke == Woke::kRun) {
+  if (age >= kRunMin) {
+    if (woke == Woke::kInput) {
+      computes_ = true;
+      return {Tick::kPreempt, Wait::kLongRunOrTime, kSlice};
+    }
+    if (now - ticked_ >= kTicksApartMax) {
+      return {Tick::kSlice, Wait::kInputOrTime, kSlice + kYield};
+    }
     return {Tick::kNone, Wait::kInputOrTime, kSlice - age};
   }
-  // A tick so early asks nobody for the loop. Guests all of whose runs are short have no others.
-  return {Tick::kIdle, Wait::kTime, std::exchange(computes_, false) ? kSoon : pay(now)};
+  return begins(now, run, age, woke);
+}
+
+// A tick so early asks nobody for the loop. Guests all of whose runs are short have no others.
+Pace::Step Pace::begins(base::Time now, Run run, base::Duration age, Woke woke) noexcept {
+  using Tick = Step::Tick;
+  const Tick tick = woke == Woke::kRun ? Tick::kNone : Tick::kIdle;
+  if (std::exchange(computes_, false)) {
+    return woke == Woke::kRun ? Step{tick, Wait::kInputOrTime, kSlice - age}
+                              : Step{tick, Wait::kTime, kSoon};
+  }
+  if (!run.may_be_long) {
+    return {tick, Wait::kLongRunOrTime, kGuard};
+  }
+  const bool watch = woke == Woke::kRun && credit(now);
+  const base::Duration wait = pay(now);
+  return watch ? Step{tick, Wait::kInputOrTime, kSlice - age} : Step{tick, Wait::kTime, wait};
 }
 
 }  // namespace mik::engine

@@ -3,11 +3,12 @@
 // calls. Confined to the ticker's thread.
 //
 // What it costs. Waking by a timer is dear (2 us of CPU, 20 us in a virtual machine that leaves for
-// each timer that is set), waking because something came to the loop is not (3 us). So there is a
-// timer only where a guest may be computing: after input, since a guest is likely to begin then,
-// and while one runs. Timers are bounded to one in kTick on average, kSaved of them saved up: a
-// loop that is never idle is looked at once in kTick, one that has a request now and then at each
-// of them. Only a guest that was found to compute has more.
+// each timer that is set), waking because something came to the loop or a run began is not (3 us).
+// So runs that are expected to be short wake nobody: they are looked at once in kGuard while there
+// are any, and a long one among them is found by that. One that may be long wakes the ticker when
+// it begins, and is then given up when the loop has input. Such wakes are bounded to one in kTick
+// on average, kSaved of them saved up: a loop that is never idle is looked at once in kTick, one
+// that has a request now and then at each of them. Only a guest that was found to compute has more.
 #pragma once
 
 #include <cstdint>
@@ -26,18 +27,21 @@ class Pace {
   static constexpr base::Duration kSoon = std::chrono::microseconds(200);
   static constexpr base::Duration kTick = std::chrono::milliseconds(1);
   static constexpr base::Duration kSaved = 20 * kTick;
+  // How long a run may go unseen that was expected to be short and is not.
+  static constexpr base::Duration kGuard = 4 * kTick;
 
   // The guest that runs, or the last one that did.
   struct Run {
     base::Time began;
     bool on = false;
+    bool may_be_long = true;
     bool operator==(const Run&) const = default;
   };
   enum class Wait : std::uint8_t {
     kTime,
     kInputOrTime,
-    kInputOrRun,  // until the loop has input or a guest's run begins, however long that takes
-    kRunOrTime,   // a tick may come while the guest does not look, or too early for it
+    kRun,            // until any begins, however long that takes
+    kLongRunOrTime,  // until one begins that may be long
   };
   enum class Woke : std::uint8_t { kTime, kInput, kRun };
   struct Step {
@@ -60,6 +64,7 @@ class Pace {
   base::Duration pay(base::Time now) noexcept;
 
   Step decide(base::Time now, Run run, Woke woke) noexcept;
+  Step begins(base::Time now, Run run, base::Duration age, Woke woke) noexcept;
 
   Run last_;
   base::Time ticked_;

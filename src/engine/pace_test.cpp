@@ -14,13 +14,19 @@ using Woke = Pace::Woke;
 
 constexpr base::Time kStart{std::chrono::hours(1)};
 
-Pace::Run since(base::Time began) { return {.began = began, .on = true}; }
-Pace::Run over(base::Time began) { return {.began = began, .on = false}; }
+Pace::Run since(base::Time began) { return {.began = began, .on = true, .may_be_long = true}; }
+Pace::Run over(base::Time began) { return {.began = began, .on = false, .may_be_long = true}; }
+Pace::Run short_since(base::Time began) {
+  return {.began = began, .on = true, .may_be_long = false};
+}
+Pace::Run short_over(base::Time began) {
+  return {.began = began, .on = false, .may_be_long = false};
+}
 
 // A loop that is never idle, with guests of so long one after the other. Looks at it as the ticker
 // does, for a second.
 struct Busy {
-  explicit Busy(base::Duration run) {
+  explicit Busy(base::Duration run, bool may_be_long = true) {
     const base::Time end = kStart + std::chrono::seconds(1);
     base::Time now = kStart;
     base::Time began = kStart;
@@ -29,24 +35,41 @@ struct Busy {
       while (began + run <= now) {
         began += run;
       }
-      const Pace::Step step = pace.look(now, since(began), woke);
+      const Pace::Run runs{.began = began, .on = true, .may_be_long = may_be_long};
+      const Pace::Step step = pace.look(now, runs, woke);
+      ++looks;
       if (step.tick == Tick::kPreempt || step.tick == Tick::kSlice) {
         ++asked;
         began = now;  // it yields, and the next one begins
       }
-      woke = step.wait == Wait::kTime        ? Woke::kTime
-             : step.wait == Wait::kRunOrTime ? Woke::kRun
-                                             : Woke::kInput;
-      timers += step.wait == Wait::kTime ? 1 : 0;
-      now += step.wait == Wait::kTime ? step.time : base::Duration{};
+      if (step.wait == Wait::kInputOrTime) {
+        woke = Woke::kInput;
+      } else if (step.wait == Wait::kLongRunOrTime && may_be_long) {
+        woke = Woke::kRun;
+        began = step.tick == Tick::kPreempt ? began : began + run;
+        now = began;
+      } else {
+        EXPECT_NE(step.wait, Wait::kRun);
+        woke = Woke::kTime;
+        now += step.time;
+        ++timers;
+      }
     }
   }
   Pace pace;
+  int looks = 0;
   int timers = 0;
   int asked = 0;
 };
 
-TEST(Pace, ABusyLoopOfShortGuestsHasATimerAMillisecond) {
+TEST(Pace, ABusyLoopOfShortGuestsIsLookedAtByTheGuardAlone) {
+  const Busy busy{microseconds(15), false};
+  EXPECT_EQ(busy.timers, std::chrono::seconds(1) / Pace::kGuard);
+  EXPECT_EQ(busy.looks, busy.timers);
+  EXPECT_EQ(busy.asked, 0);
+}
+
+TEST(Pace, ABusyLoopOfGuestsThatMayBeLongAndAreNotHasATimerAMillisecond) {
   const Busy busy{microseconds(15)};
   EXPECT_LE(busy.timers, 1001 + Pace::kSaved / Pace::kTick);
   EXPECT_GE(busy.timers, 990) << "and no fewer: budgets are held by them";
@@ -56,19 +79,28 @@ TEST(Pace, ABusyLoopOfShortGuestsHasATimerAMillisecond) {
 TEST(Pace, ABusyLoopOfGuestsThatComputeHasATimerForEachPreemption) {
   const Busy busy{std::chrono::seconds(1)};
   EXPECT_GE(busy.asked, 1000);
-  EXPECT_LE(busy.asked, std::chrono::seconds(1) / Pace::kSoon);
+  EXPECT_LE(busy.asked, std::chrono::seconds(1) / Pace::kRunMin);
   EXPECT_LE(busy.timers, busy.asked + 2);
 }
 
 TEST(Pace, AnIdleLoopHasNoTimers) {
   Pace pace;
-  EXPECT_EQ(pace.look(kStart, {}, Woke::kTime).wait, Wait::kInputOrRun);
-  // One request, and that is all.
-  base::Time now = kStart + std::chrono::minutes(1);
-  EXPECT_EQ(pace.look(now, {}, Woke::kInput).wait, Wait::kTime);
-  const Pace::Run run = over(now + microseconds(20));
-  now += Pace::kSoon;
-  EXPECT_EQ(pace.look(now, run, Woke::kTime).wait, Wait::kInputOrRun);
+  EXPECT_EQ(pace.look(kStart, {}, Woke::kTime).wait, Wait::kRun);
+  // One request, and that is all: whether or not it was expected to be short.
+  base::Time now = kStart;
+  for (const bool may_be_long : {true, false}) {
+    now += std::chrono::minutes(1);
+    Pace::Run run{.began = now, .on = true, .may_be_long = may_be_long};
+    const Pace::Step watches = pace.look(now, run, Woke::kRun);
+    EXPECT_EQ(watches.wait, may_be_long ? Wait::kInputOrTime : Wait::kLongRunOrTime);
+    run.on = false;
+    now += watches.time;
+    const Pace::Step guards = pace.look(now, run, Woke::kTime);
+    EXPECT_EQ(guards.wait, Wait::kLongRunOrTime);
+    EXPECT_EQ(guards.time, Pace::kGuard);
+    now += guards.time;
+    EXPECT_EQ(pace.look(now, run, Woke::kTime).wait, Wait::kRun);
+  }
 }
 
 TEST(Pace, ALoopThatFallsIdleHasNoTimersEvenWithoutCredit) {
@@ -80,21 +112,35 @@ TEST(Pace, ALoopThatFallsIdleHasNoTimersEvenWithoutCredit) {
   const Pace::Run run = over(now);
   const Pace::Step first = pace.look(now, run, Woke::kTime);
   EXPECT_EQ(first.wait, Wait::kTime);
-  EXPECT_EQ(pace.look(now + first.time, run, Woke::kTime).wait, Wait::kInputOrRun);
+  EXPECT_EQ(pace.look(now + first.time, run, Woke::kTime).wait, Wait::kRun);
+}
+
+// It is found by the guard, asked at once, and watched from then on.
+TEST(Pace, ALongRunThatWasExpectedToBeShortIsFound) {
+  Pace pace;
+  base::Time now = kStart;
+  EXPECT_EQ(pace.look(now, short_over(now), Woke::kRun).time, Pace::kGuard);
+  const base::Time began = now + microseconds(10);
+  now += Pace::kGuard;
+  const Pace::Step asks = pace.look(now, short_since(began), Woke::kTime);
+  EXPECT_EQ(asks.tick, Tick::kSlice);
+  EXPECT_EQ(asks.wait, Wait::kInputOrTime);
 }
 
 TEST(Pace, AGuestIsPreemptedAsSoonAsTheLoopHasInput) {
   Pace pace;
-  pace.look(kStart, {}, Woke::kInput);
-  const base::Time now = kStart + Pace::kSoon;
-  const Pace::Step waits = pace.look(now, since(kStart + microseconds(20)), Woke::kTime);
+  const base::Time began = kStart + microseconds(20);
+  pace.look(kStart, {}, Woke::kTime);
+  const Pace::Step waits = pace.look(began + microseconds(5), since(began), Woke::kRun);
   EXPECT_EQ(waits.tick, Tick::kNone);
   EXPECT_EQ(waits.wait, Wait::kInputOrTime);
-  EXPECT_EQ(waits.time, Pace::kSlice - microseconds(180));
-  const Pace::Step asks =
-      pace.look(now + microseconds(50), since(kStart + microseconds(20)), Woke::kInput);
+  EXPECT_EQ(waits.time, Pace::kSlice - microseconds(5));
+  const Pace::Step asks = pace.look(began + microseconds(230), since(began), Woke::kInput);
   EXPECT_EQ(asks.tick, Tick::kPreempt);
-  EXPECT_EQ(asks.wait, Wait::kRunOrTime);
+  EXPECT_EQ(asks.wait, Wait::kLongRunOrTime) << "no short one that comes between wakes";
+  // The next one that may be long is watched without credit, too.
+  const base::Time next = began + microseconds(300);
+  EXPECT_EQ(pace.look(next, since(next), Woke::kRun).wait, Wait::kInputOrTime);
 }
 
 TEST(Pace, WithoutInputAGuestHasItsSlice) {
@@ -135,37 +181,28 @@ TEST(Pace, WhoWasAskedIsLeftAloneUntilItCanAnswer) {
   now += microseconds(3);
   const Pace::Step waits = pace.look(now, since(kStart), Woke::kInput);
   EXPECT_EQ(waits.tick, Tick::kNone);
-  EXPECT_EQ(waits.wait, Wait::kRunOrTime);
+  EXPECT_EQ(waits.wait, Wait::kLongRunOrTime);
   EXPECT_EQ(pace.look(now + waits.time, since(kStart), Woke::kTime).tick, Tick::kSlice)
       << "in vain";
 }
 
-TEST(Pace, ARunThatBeginsWithoutInputIsWatchedFromItsBeginning) {
-  Pace pace;
-  pace.look(kStart, {}, Woke::kTime);
-  const base::Time now = kStart + std::chrono::minutes(1);
-  const Pace::Step watches = pace.look(now, since(now), Woke::kRun);
-  EXPECT_EQ(watches.wait, Wait::kInputOrTime);
-  EXPECT_EQ(watches.time, Pace::kSlice);
-}
-
 TEST(Pace, ARunThatHasOnlyBegunIsNotPreempted) {
   Pace pace;
-  pace.look(kStart, {}, Woke::kInput);
+  pace.look(kStart, since(kStart), Woke::kRun);
   const Pace::Step step = pace.look(kStart + Pace::kSoon,
                                     since(kStart + Pace::kSoon - Pace::kRunMin / 2), Woke::kInput);
   EXPECT_EQ(step.tick, Tick::kIdle);
-  EXPECT_EQ(step.time, Pace::kSoon);
+  EXPECT_EQ(step.wait, Wait::kTime);
+  EXPECT_GT(step.time, base::Duration{});
 }
 
-TEST(Pace, EachOfFewRequestsIsLookedAtSoon) {
+TEST(Pace, EachOfFewRequestsIsWatched) {
   Pace pace;
   base::Time now = kStart;
   for (int i = 0; i < 1000; ++i) {
     now += microseconds(1500);
-    EXPECT_EQ(pace.look(now, over(now - milliseconds(1)), Woke::kInput).time, Pace::kSoon) << i;
-    now += Pace::kSoon;
-    EXPECT_EQ(pace.look(now, over(now - microseconds(100)), Woke::kTime).wait, Wait::kInputOrRun)
+    EXPECT_EQ(pace.look(now, since(now), Woke::kRun).wait, Wait::kInputOrTime) << i;
+    EXPECT_EQ(pace.look(now + Pace::kSlice, over(now), Woke::kTime).wait, Wait::kLongRunOrTime)
         << i;
   }
 }

@@ -5,7 +5,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <array>
 #include <atomic>
 #include <csignal>
 #include <ctime>
@@ -52,12 +51,19 @@ void be_prompt() noexcept {
   ::prctl(PR_SET_TIMERSLACK, 1);
 }
 
-// When a run began, in nanoseconds; the lowest bit says that it goes on.
+// When a run began, in nanoseconds but for the last bits: that it goes on, that it may be long.
 constexpr std::uint64_t kRuns = 1;
+constexpr std::uint64_t kLong = 2;
+constexpr std::uint64_t kBits = kRuns | kLong;
 
 Pace::Run run_of(std::uint64_t word) noexcept {
-  return {base::from_ns(word & ~kRuns), (word & kRuns) != 0};
+  return {.began = base::from_ns(word & ~kBits),
+          .on = (word & kRuns) != 0,
+          .may_be_long = (word & kLong) != 0};
 }
+
+// Which runs wake the ticker when they begin.
+enum class Asleep : std::uint8_t { kNo, kUntilLongRun, kUntilRun };
 
 }  // namespace
 
@@ -110,43 +116,40 @@ struct Ticker::State {
         pollfd loop{.fd = loop_fd, .events = POLLIN, .revents = 0};
         return ::ppoll(&loop, 1, &time, nullptr) > 0 ? Pace::Woke::kInput : Pace::Woke::kTime;
       }
-      case Wait::kInputOrRun:
-        return sleep(word, loop_fd, nullptr);
-      case Wait::kRunOrTime:
-        return sleep(word, -1, &time);
+      case Wait::kRun:
+        return sleep(Asleep::kUntilRun, word, nullptr);
+      case Wait::kLongRunOrTime:
+        return sleep(Asleep::kUntilLongRun, word, &time);
     }
     return Pace::Woke::kTime;
   }
 
-  // Until a run begins after `word`; or the descriptor, if it is none of -1, is readable; or the
-  // time is over.
-  Pace::Woke sleep(std::uint64_t word, int fd, const timespec* time) noexcept {
-    asleep.store(true, std::memory_order_seq_cst);
-    std::array<pollfd, 2> fds = {{{.fd = fd, .events = POLLIN, .revents = 0},
-                                  {.fd = waker.get(), .events = POLLIN, .revents = 0}}};
+  // Until such a run begins after `word`, or the time is over.
+  Pace::Woke sleep(Asleep until, std::uint64_t word, const timespec* time) noexcept {
+    asleep.store(until, std::memory_order_seq_cst);
+    pollfd wake{.fd = waker.get(), .events = POLLIN, .revents = 0};
     // Who begins a run after this look sees that we are asleep.
-    if (!begun_since(word) && !stopping.load(std::memory_order_seq_cst)) {
+    if (!begun_since(word, until) && !stopping.load(std::memory_order_seq_cst)) {
       const timespec tick = to_timespec(Pace::kTick);  // there may be no waker: eventfd(2) can fail
-      ::ppoll(fds.data(), fds.size(), waker.valid() ? time : &tick, nullptr);
+      ::ppoll(&wake, 1, waker.valid() ? time : &tick, nullptr);
     }
     // Who wakes says so before it writes, and may write when we are up already: what is left would
     // end every sleep from then on.
-    if (!asleep.exchange(false, std::memory_order_seq_cst) || fds[1].revents != 0) {
+    const Asleep was = asleep.exchange(Asleep::kNo, std::memory_order_seq_cst);
+    if (was == Asleep::kNo || wake.revents != 0) {
       std::uint64_t wakes = 0;
       [[maybe_unused]] const ssize_t got = ::read(waker.get(), &wakes, sizeof wakes);
     }
-    if (fds[0].revents != 0) {
-      return Pace::Woke::kInput;
-    }
-    return begun_since(word) ? Pace::Woke::kRun : Pace::Woke::kTime;
+    return begun_since(word, until) ? Pace::Woke::kRun : Pace::Woke::kTime;
   }
 
-  bool begun_since(std::uint64_t word) const noexcept {
-    return (started.load(std::memory_order_seq_cst) | kRuns) != (word | kRuns);
+  bool begun_since(std::uint64_t word, Asleep until) const noexcept {
+    const std::uint64_t run = started.load(std::memory_order_seq_cst);
+    return (run | kBits) != (word | kBits) && (until == Asleep::kUntilRun || (run & kLong) != 0);
   }
 
   void wake() noexcept {
-    if (asleep.exchange(false, std::memory_order_seq_cst)) {
+    if (asleep.exchange(Asleep::kNo, std::memory_order_seq_cst) != Asleep::kNo) {
       const std::uint64_t one = 1;
       [[maybe_unused]] const ssize_t written = ::write(waker.get(), &one, sizeof one);
     }
@@ -160,7 +163,7 @@ struct Ticker::State {
   const int loop_fd;
   const base::Fd waker;
   std::atomic<std::uint64_t> started = 0;
-  std::atomic<bool> asleep = false;
+  std::atomic<Asleep> asleep = Asleep::kNo;
   std::atomic<bool> stopping = false;
   std::atomic<std::uint64_t> looks = 0;
   std::atomic<std::uint64_t> ticks = 0;
@@ -176,10 +179,12 @@ Ticker::~Ticker() {
   state_->thread.join();
 }
 
-void Ticker::begin_run(base::Time now) noexcept {
+void Ticker::begin_run(base::Time now, bool may_be_long) noexcept {
   // Ordered before the load: either we see that the ticker sleeps, or it sees that a guest runs.
-  state_->started.store(base::to_ns(now) | kRuns, std::memory_order_seq_cst);
-  if (state_->asleep.load(std::memory_order_seq_cst)) {
+  const std::uint64_t word = (base::to_ns(now) & ~kBits) | kRuns | (may_be_long ? kLong : 0);
+  state_->started.store(word, std::memory_order_seq_cst);
+  const Asleep until = state_->asleep.load(std::memory_order_seq_cst);
+  if (until == Asleep::kUntilRun || (until == Asleep::kUntilLongRun && may_be_long)) {
     state_->wake();
   }
 }

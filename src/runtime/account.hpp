@@ -81,6 +81,7 @@ class Account {
   static constexpr std::uint32_t kWeight = 100;  // cpu_share when nothing is said
   static constexpr std::uint32_t kWeightMax = 1000;
   static constexpr base::Duration kShort = std::chrono::microseconds(250);
+  static constexpr unsigned kUnsure = 64;
   // What an account of weight 100 may use in a round.
   static constexpr base::Duration kQuantum = std::chrono::milliseconds(1);
 
@@ -102,6 +103,14 @@ class Account {
   std::size_t guests() const noexcept { return guests_; }
   std::size_t instances() const noexcept { return instances_; }
   std::uint64_t memory_bytes() const noexcept { return memory_bytes_; }
+
+  // Whether its next run may be one that somebody waits for: one of the last kUnsure was, or it has
+  // had fewer.
+  bool may_be_long() const noexcept { return unsure_ > 0; }
+  // A run of one of its guests was over after so long.
+  void note_run(base::Duration ran) noexcept {
+    unsure_ = ran >= engine::Pace::kRunMin ? kUnsure : unsure_ - (unsure_ > 0 ? 1 : 0);
+  }
 
  private:
   friend class Scheduler;
@@ -153,6 +162,7 @@ class Account {
   bool begun_had_turn_ = false;  // the last that was passed for long enough
   // What a run of its guests may take: the longest of late, fading.
   base::Duration run_ = engine::Pace::kSlice;
+  unsigned unsure_ = kUnsure;
 };
 
 }  // namespace mik::runtime

@@ -327,14 +327,17 @@ bool Scheduler::run(Pick pick) {
   running_ = &task;
   take_instance(task);
   const base::Time start = now_;
-  ticker_.begin_run(start);
+  const bool interrupted = pick.kind != Account::kFresh && pick.kind != Account::kWoken;
+  ticker_.begin_run(start, interrupted || account.may_be_long());
   const engine::Events events = guests_.run(task.id_, start, engine::Pace::kRunMin);
   ticker_.end_run();
   now_ = clock_();
   const base::Duration ran = now_ - start;
   // Who yields has been asked to, and nobody is asked sooner.
-  note_length(task, events.yielded() ? std::max<base::Duration>(ran, engine::Pace::kRunMin) : ran,
-              events.done());
+  const base::Duration length =
+      events.yielded() ? std::max<base::Duration>(ran, engine::Pace::kRunMin) : ran;
+  account.note_run(length);
+  note_length(task, length, events.done());
   task.ran_at_ = now_;
   if (events.done()) {
     task.over_ = true;

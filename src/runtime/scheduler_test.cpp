@@ -174,6 +174,22 @@ class Preempt : public TestScheduler {
   Account account_;
 };
 
+TEST_F(Preempt, AModuleIsExpectedToBeShortAfterEnoughShortRuns) {
+  EXPECT_TRUE(account_.may_be_long()) << "unknown";
+  know_short(Account::kUnsure - 1);
+  EXPECT_TRUE(account_.may_be_long());
+  know_short(1);
+  EXPECT_FALSE(account_.may_be_long());
+  input_after(microseconds(10));  // it is interrupted sooner than any is
+  start(&account_, "/work?1000");
+  turn();
+  EXPECT_TRUE(account_.may_be_long());
+  input_after(milliseconds(1));
+  turn();
+  know_short(Account::kUnsure);
+  EXPECT_FALSE(account_.may_be_long());
+}
+
 TEST_F(Preempt, TheLoopIsGivenBackAtOnce) {
   start_many(2, &account_, "/work?0");
   turn(4);
