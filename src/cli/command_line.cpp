@@ -99,8 +99,9 @@ base::Error usage_error(const CLI::App& app, const CLI::ParseError& error) {
     base::Error unknown(base::ErrorCode::kUsage,
                         fmt::format("unknown {} '{}'", flag ? "option" : "argument", extra));
     const auto near = config::did_you_mean(extra.substr(0, extra.find('=')), names_of(at));
-    return std::move(unknown).with_help(near.has_value() ? fmt::format("did you mean '{}'?", *near)
-                                                         : "'mik --help' lists what there is");
+    return std::move(unknown).with_help(
+        near.has_value() ? fmt::format("did you mean '{}'?", *near)
+                         : fmt::format("'{} --help' lists what there is", path_of(at)));
   }
   return base::Error(base::ErrorCode::kUsage, sentence(at, error))
       .with_help(fmt::format("'{} --help' lists what there is", path_of(at)));

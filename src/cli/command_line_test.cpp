@@ -47,6 +47,7 @@ TEST(CommandLine, UnknownOptionsAreErrorsWithASuggestion) {
   EXPECT_EQ(unknown.error().code(), base::ErrorCode::kUsage);
   EXPECT_NE(unknown.error().message().find("--prot"), std::string::npos);
   EXPECT_EQ(unknown.error().help(), "did you mean '--port'?");
+  EXPECT_EQ(parse({"run", "--zzz"}).error().help(), "'mik run --help' lists what there is");
   const auto command = parse({"rum"});
   ASSERT_FALSE(command.has_value());
   EXPECT_EQ(command.error().help(), "did you mean 'run'?");

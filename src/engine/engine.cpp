@@ -76,13 +76,14 @@ base::Result<Engine> Engine::create(const EngineOptions& options) {
   }
   // Wasmtime probes for the scan once: a probe that we did not see means scans that could miss
   // pages (ADR 0006).
-  if (options.pagemap_scan && pagemap_scans_seen() == scans_before) {
+  const bool scans = options.pagemap_scan && !options.on_demand;  // only a pool does
+  if (scans && pagemap_scans_seen() == scans_before) {
     return base::Error(base::ErrorCode::kInternal,
                        "the engine's memory scans do not pass through mik")
         .with_help(
             "build the crate in engine/, whose .cargo/config.toml sets --cfg rustix_use_libc");
   }
-  engine.kept_bytes_max_ = options.pagemap_scan ? options.kept_bytes_max : 0;
+  engine.kept_bytes_max_ = scans ? options.kept_bytes_max : 0;
   if (engine.kept_bytes_max_ != 0) {
     set_kept_room(engine.kept_bytes_max_);
   }

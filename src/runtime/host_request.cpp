@@ -54,6 +54,9 @@ void HostRequest::on_end(const http::Closed& closed) {
   end.closed = closed;
   end.took = took;
   end.error = error_;
+  if (error_.empty() && closed.status >= 500) {  // of a file: the modules' say why
+    end.error = closed.status == 503 ? "too many files are being read" : "the file cannot be read";
+  }
   log_end(context_.log, end);
   spans_.end(started_ + took, end);
 }

@@ -141,9 +141,11 @@ def queued_seconds(path):
 
 class Server:
     """`mik run` on port 0 with JSON logs. Ready when made, unless ready=False. `component` is a component, a folder of
-    modules, or None: what a manifest names (flags `--config FILE`, or `cwd`)."""
+    modules, or None: what a manifest names (flags `--config FILE`, or `cwd`). `before_exec`: called in the
+    child."""
 
-    def __init__(self, component=LAB, *flags, workers=1, home=None, env=None, ready=True, cwd=None, port=0, tls=None):
+    def __init__(self, component=LAB, *flags, workers=1, home=None, env=None, ready=True, cwd=None, port=0, tls=None,
+                 before_exec=None):
         self.home = home or shared_home()
         self.tls = tls  # the clients' context, for one that serves HTTPS
         served = [] if component is None else [str(component)]
@@ -155,7 +157,8 @@ class Server:
         self._arrived = threading.Condition()
         self.stderr_file = tempfile.TemporaryFile()
         self.process = subprocess.Popen(command, env=environment(self.home, env), cwd=cwd, stdin=subprocess.DEVNULL,
-                                        stdout=subprocess.PIPE, stderr=self.stderr_file, start_new_session=True)
+                                        stdout=subprocess.PIPE, stderr=self.stderr_file, start_new_session=True,
+                                        preexec_fn=before_exec)
         self.pid = self.process.pid
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()

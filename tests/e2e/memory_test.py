@@ -4,16 +4,15 @@ group; skipped where there is none."""
 
 import json
 import os
-import subprocess
+import resource
 import sys
 import threading
 import time
 import unittest
 from pathlib import Path
 
-import harness
 from components import heavy
-from harness import HELLO, LAB, Case, Server, temporary_folder, wait_until
+from harness import HELLO, LAB, Case, Server, main, temporary_folder, wait_until
 
 BYTES = 512 << 20
 GUIDE = """
@@ -93,6 +92,20 @@ class ControlGroup:
             return not self.path.is_dir()
 
 
+class AddressSpace(Case):
+    """`ulimit -v` leaves no room for a pool. Workers did not start: the engine's scans, which only a pool has, were missed."""
+
+    def test_a_limit_costs_speed_only(self):
+        def limited():
+            resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+        with Server(before_exec=limited, home=temporary_folder()) as server:
+            server.wait_log("Address space is limited")
+            for _ in range(3):
+                self.assertEqual(server.get("/hello").status, 200)
+            self.assertEqual(server.get("/trap").status, 502)
+            self.assertEqual(server.get("/hello").status, 200)
+
+
 class MinimumBox(Case):
     def setUp(self):
         self.group = ControlGroup()
@@ -103,16 +116,8 @@ class MinimumBox(Case):
         (self.folder / "modules/lab.wasm").write_bytes(LAB.read_bytes())
 
     def server(self):
-        real = subprocess.Popen
-
-        def in_group(*arguments, **more):
-            return real(*arguments, **more, preexec_fn=self.group.enter)
-
-        harness.subprocess.Popen = in_group
-        try:
-            return Server(None, "--config", self.folder / "mik.toml", workers=2, home=temporary_folder())
-        finally:
-            harness.subprocess.Popen = real
+        return Server(None, "--config", self.folder / "mik.toml", workers=2, home=temporary_folder(),
+                      before_exec=self.group.enter)
 
     def test_g2_two_thousand_large_guests_during_a_large_compile(self):
         statuses = {}
@@ -170,4 +175,4 @@ class MinimumBox(Case):
 
 
 if __name__ == "__main__":
-    harness.main()
+    main()

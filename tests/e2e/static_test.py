@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import resource
 import subprocess
 from pathlib import Path
 
@@ -68,6 +69,18 @@ class StaticTest(Case):
             self.assertEqual(line["trace_id"], answer.one("traceparent").split("-")[1])
             self.assertEqual(size or len(answer.body), len(answer.body))
             self.assertNotIn("module", line)
+
+    def test_a_file_that_cannot_be_read_is_a_failed_request(self):
+        with Server(None, "--config", self.folder / "mik.toml", workers=1) as server, server.connect() as connection:
+            self.assertEqual(connection.ask("GET", "/static/a.txt").status, 200)
+            limits = resource.prlimit(server.worker(), resource.RLIMIT_NOFILE)
+            resource.prlimit(server.worker(), resource.RLIMIT_NOFILE, (0, limits[1]))
+            answer = connection.ask("GET", "/static/in.txt")
+            resource.prlimit(server.worker(), resource.RLIMIT_NOFILE, limits)
+            self.assertEqual(answer.status, 500)
+            line = server.wait_log("Request failed", request_id=answer.one("x-request-id"))
+            self.assertEqual((line["level"], line["status"], line["error"]), ("WARN", 500, "the file cannot be read"))
+            server.wait_log("Static file cannot be read", path="in.txt", error="Too many open files")
 
     def test_other_methods_are_405(self):
         answer = self.server.ask("POST", "/static/a.txt", body=b"x")
