@@ -6,6 +6,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstdio>
@@ -113,6 +114,39 @@ TEST(PagemapScan, MoreRegionsThanThereIsRoomForAreToldAsFewer) {
   EXPECT_EQ(scan.walk_end, scan.end);
   EXPECT_EQ(regions[0].start, scan.start);
   EXPECT_GE(regions[static_cast<std::size_t>(count) - 1].end, scan.start + (kPages - 3) * kPage);
+}
+
+// More than are asked for at first, and as many pages as may be found.
+TEST(PagemapScan, ManyRegionsAreFoundInTwoScans) {
+  if (!pagemap_scan_usable()) {
+    GTEST_SKIP() << "this kernel has no PAGEMAP_SCAN";
+  }
+  constexpr std::size_t kPages = 1200;
+  Scanned scanned(kPages);
+  ::madvise(scanned.memory(), scanned.bytes(), MADV_DONTNEED);
+  for (std::size_t i = 0; i < kPages; i += 2) {
+    static_cast<volatile char*>(scanned.memory())[i * kPage] = 1;
+  }
+  const base::Fd pagemap(::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
+  for (const unsigned most : {0U, 1200U, 601U, 599U, 200U, 171U, 170U, 169U}) {
+    std::vector<abi::PageRegion> regions(1000);
+    abi::ScanArgument scan = scanned.argument();
+    scan.vec = reinterpret_cast<std::uint64_t>(regions.data());
+    scan.vec_len = regions.size();
+    scan.max_pages = most;
+    const int count = ::ioctl(pagemap.get(), abi::kPagemapScan, &scan);
+    if (most == 0 || most > 600) {
+      ASSERT_EQ(count, 600) << most;
+      EXPECT_EQ(scan.walk_end, scan.end) << most;
+    } else {
+      ASSERT_EQ(count, static_cast<int>(std::min(most, 256U))) << "of a hoard 1 MiB is kept";
+      EXPECT_EQ(scan.walk_end, regions[static_cast<std::size_t>(count) - 1].end) << most;
+    }
+    for (std::size_t i = 0; i < static_cast<std::size_t>(count); ++i) {
+      ASSERT_EQ(regions[i].start, scan.start + 2 * i * kPage) << most;
+      ASSERT_EQ(regions[i].end, regions[i].start + kPage) << most;
+    }
+  }
 }
 
 // The soak found it: greedy guests left 50 MiB in each slot that they had used.

@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <utility>
@@ -23,6 +24,8 @@ constexpr std::size_t kScratchBytes = 64 * 1024;
 constexpr int kDropsAtClose = 16;
 constexpr base::Duration kLingerTime = std::chrono::seconds(2);
 constexpr std::uint64_t kLingerBytes = 64 * 1024 * 1024;
+// Up to here one piece, copied, costs less than a list that the kernel copies and looks through.
+constexpr std::size_t kCopied = 1024;
 
 }  // namespace
 
@@ -120,10 +123,25 @@ ssize_t Connection::write_some(std::span<const iovec> pieces) {
   if (tls_ != nullptr) {
     return tls_->write(pieces);
   }
-  const msghdr message{.msg_iov = const_cast<iovec*>(pieces.data()), .msg_iovlen = pieces.size()};
+  std::size_t bytes = 0;
+  for (const iovec& piece : pieces) {
+    bytes += piece.iov_len;
+  }
   ssize_t sent = 0;
+  if (bytes > kCopied) {
+    const msghdr message{.msg_iov = const_cast<iovec*>(pieces.data()), .msg_iovlen = pieces.size()};
+    do {
+      sent = ::sendmsg(socket_.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+    } while (sent < 0 && errno == EINTR);
+    return sent;
+  }
+  std::array<char, kCopied> whole;
+  char* end = whole.data();
+  for (const iovec& piece : pieces) {
+    end = std::copy_n(static_cast<const char*>(piece.iov_base), piece.iov_len, end);
+  }
   do {
-    sent = ::sendmsg(socket_.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+    sent = ::send(socket_.get(), whole.data(), bytes, MSG_NOSIGNAL | MSG_DONTWAIT);
   } while (sent < 0 && errno == EINTR);
   return sent;
 }

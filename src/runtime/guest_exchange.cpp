@@ -531,9 +531,9 @@ void GuestExchange::send_head(bool whole) {
     }
   }
   const auto traceparent = telemetry::format_traceparent(trace_);
-  const auto elapsed = base::Clock::now() - started_;
+  const base::Time now = base::Clock::now();
   const fmt::format_int duration_ms(
-      std::chrono::duration_cast<std::chrono::milliseconds>(elapsed).count());
+      std::chrono::duration_cast<std::chrono::milliseconds>(now - started_).count());
   fields.push_back({"X-Request-ID", telemetry::view(request_id_)});
   fields.push_back({"traceparent", telemetry::view(traceparent)});
   fields.push_back({"X-Mik-Duration-Ms", {duration_ms.data(), duration_ms.size()}});
@@ -556,7 +556,7 @@ void GuestExchange::send_head(bool whole) {
     context_.compression->attach(*exchange_, *this, coding);
   }
   status_ = head.status;
-  context_.gate->on_answer(*module_, base::Clock::now() - guest_started_);
+  context_.gate->on_answer(*module_, now - guest_started_);
   if (ticket_.probe()) {
     resolve_ticket();  // a stream may go on for long, and others wait for what it shows
   }

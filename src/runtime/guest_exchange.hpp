@@ -133,10 +133,11 @@ class GuestExchange final : public http::ExchangeHandler,
   void run_clock(bool on);
   void arm_stream_timer();
   void release_guest();
+  void release_guest(base::Time now);
   void say_memory() noexcept;
   void count_failure(shared::GuestFailure failure);
   void resolve_ticket();
-  void count_guest();
+  void count_guest(base::Time now);
   void count_closed(const http::Closed& closed, base::Duration took);
   void say_closed(const http::Closed& closed, base::Duration took);
   RequestTag tag() const noexcept;

@@ -171,13 +171,15 @@ void GuestExchange::cut_stream() {
   exchange_->abort();
 }
 
-void GuestExchange::release_guest() {
+void GuestExchange::release_guest() { release_guest(base::Clock::now()); }
+
+void GuestExchange::release_guest(base::Time now) {
   if (id_ == 0) {
     return;
   }
   stats_ = context_.guests->stats(id_);
-  spans_.guest_ends(base::Clock::now(), stats_);
-  count_guest();
+  spans_.guest_ends(now, stats_);
+  count_guest(now);
   context_.scheduler->remove(*this);
   say_memory();
   context_.guests->release(id_);
@@ -190,14 +192,14 @@ void GuestExchange::on_closed(const http::Closed& closed) {
   drop_open_body();
   forget_saved();
   deadline_timer_.disarm();
-  release_guest();
+  const base::Time now = base::Clock::now();
+  release_guest(now);
   resolve_ticket();
-  const base::Duration took = base::Clock::now() - started_;
+  const base::Duration took = now - started_;
   if (permit_.held()) {
     permit_.release();
     const bool ran = guest_started_ != base::Time();
-    context_.gate->on_end(*module_,
-                          ran ? std::optional(base::Clock::now() - guest_started_) : std::nullopt);
+    context_.gate->on_end(*module_, ran ? std::optional(now - guest_started_) : std::nullopt);
   }
   count_closed(closed, took);
   say_closed(closed, took);
@@ -233,12 +235,12 @@ void GuestExchange::count_failure(GuestFailure failure) {
 }
 
 // One that has run: what waited for its first turn has neither instance nor time.
-void GuestExchange::count_guest() {
+void GuestExchange::count_guest(base::Time now) {
   if (stats_.runs == 0) {
     return;
   }
   shared::WorkerMetrics& metrics = context_.metrics_cells();
-  const base::Duration took = base::Clock::now() - guest_started_;
+  const base::Duration took = now - guest_started_;
   shared::observe(metrics.execution, shared::kLatencyBoundsUs, took);
   shared::observe(metrics.instantiation, shared::kShortBoundsUs, stats_.instantiate);
   shared::count(module_->cells.execution_ns, static_cast<std::uint64_t>(took.count()));

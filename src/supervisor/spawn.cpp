@@ -11,6 +11,7 @@
 #include <array>
 #include <cerrno>
 #include <csignal>
+#include <cstdlib>
 #include <cstring>
 
 #include "base/fd.hpp"
@@ -100,6 +101,11 @@ bool place_descriptors(const std::vector<int>& descriptors, int error_pipe) {
   pipe = shared::kFirstFd + static_cast<int>(plan.descriptors.size());
   for (const ResourceLimit& limit : plan.limits) {
     if (::setrlimit(static_cast<__rlimit_resource_t>(limit.resource), &limit.limit) != 0) {
+      fail(pipe);
+    }
+  }
+  for (const auto& [name, value] : plan.environment) {
+    if (::setenv(name.c_str(), value.c_str(), 0) != 0) {
       fail(pipe);
     }
   }

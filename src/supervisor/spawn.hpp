@@ -7,6 +7,7 @@
 
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/result.hpp"
@@ -26,6 +27,8 @@ struct SpawnPlan {
   std::vector<int> cpus;               // affinity; empty: as ours
   int nice = 0;                        // added to ours
   std::vector<ResourceLimit> limits;
+  // Variables and values, beside ours; those that we have stay as they are.
+  std::vector<std::pair<std::string, std::string>> environment;
   bool dies_with_parent = false;
 };
 

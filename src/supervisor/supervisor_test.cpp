@@ -67,6 +67,21 @@ TEST(Supervisor, WorkersHaveNoDescriptorThatTheyWereNotGiven) {
   }
 }
 
+TEST(Supervisor, WorkersHaveTheirTunablesUnlessTheOperatorHasOthers) {
+  for (const char* given : {"", "glibc.malloc.perturb=0"}) {
+    if (*given != '\0') {
+      ::setenv("GLIBC_TUNABLES", given, 1);
+    }
+    TestFamily family(Plan{.workers = 1});
+    ASSERT_TRUE(family.await_ready(1));
+    const std::string environment = proc(family.workers().at(0), "environ");
+    ::unsetenv("GLIBC_TUNABLES");
+    const bool ours =
+        environment.find("GLIBC_TUNABLES=glibc.malloc.tcache_count=127") != std::string::npos;
+    EXPECT_EQ(ours, *given == '\0') << environment;
+  }
+}
+
 TEST(Supervisor, AWorkerThatIsKilledIsReplacedWithin500Ms) {
   TestFamily family(Plan{});
   ASSERT_TRUE(family.await_ready(2));

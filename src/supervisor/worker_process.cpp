@@ -10,6 +10,16 @@
 
 namespace mik::supervisor {
 
+namespace {
+
+// A request allocates and frees some hundred small pieces, dozens of a size: more than the 7 that
+// malloc keeps at hand for a thread, so that most went the long way (3 % of the CPU of a small
+// request). Read at the start of a process, so it is for who starts it to say.
+constexpr const char* kTunables = "GLIBC_TUNABLES";
+constexpr const char* kTunablesOfWorkers = "glibc.malloc.tcache_count=127";
+
+}  // namespace
+
 WorkerProcess::WorkerProcess(Family& family, const Equipment& equipment, std::uint32_t slot,
                              int cpu, WorkerEvents& events)
     : family_(family), equipment_(equipment), slot_(slot), cpu_(cpu), events_(events) {}
@@ -57,6 +67,7 @@ base::Result<void> WorkerProcess::try_start() {
                        .cpus = {},
                        .nice = 0,
                        .limits = {},
+                       .environment = {{kTunables, kTunablesOfWorkers}},
                        .dies_with_parent = false};
   if (cpu_ >= 0) {
     spawn_plan.cpus = {cpu_};
