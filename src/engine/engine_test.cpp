@@ -8,9 +8,7 @@
 
 #include <atomic>
 #include <cstdint>
-#include <filesystem>
 #include <string>
-#include <system_error>
 #include <thread>
 
 #include "base/fd.hpp"
@@ -212,27 +210,6 @@ TEST_F(TickerTest, ALongRunThatWasExpectedToBeShortGetsATick) {
 }
 
 TEST_F(TickerTest, EndsWhileItSleeps) { EXPECT_TRUE(sleeps()); }
-
-// Whoever wakes it may write when it is up already. It then never slept again, and took a core.
-TEST_F(TickerTest, AWakeThatComesLateCostsOneLook) {
-  ASSERT_TRUE(sleeps());
-  const std::uint64_t before = ticker_.counts().looks;
-  int wakers = 0;
-  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
-    const int fd = std::stoi(entry.path().filename());
-    std::error_code error;
-    const auto target = std::filesystem::read_symlink(entry.path(), error);
-    if (fd != loop_.get() && target.string().find("[eventfd]") != std::string::npos) {
-      const std::uint64_t one = 1;
-      ASSERT_EQ(::write(fd, &one, sizeof one), static_cast<ssize_t>(sizeof one));
-      ++wakers;
-    }
-  }
-  ASSERT_GT(wakers, 0);
-  ASSERT_TRUE(sleeps());
-  EXPECT_GT(ticker_.counts().looks, before);
-  EXPECT_LT(ticker_.counts().looks - before, 10u);
-}
 
 }  // namespace
 }  // namespace mik::engine

@@ -1,6 +1,6 @@
+#include <linux/futex.h>
 #include <poll.h>
 #include <pthread.h>
-#include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -10,7 +10,6 @@
 #include <ctime>
 #include <thread>
 
-#include "base/fd.hpp"
 #include "engine/engine.hpp"
 #include "engine/pace.hpp"
 
@@ -63,13 +62,12 @@ Pace::Run run_of(std::uint64_t word) noexcept {
 }
 
 // Which runs wake the ticker when they begin.
-enum class Asleep : std::uint8_t { kNo, kUntilLongRun, kUntilRun };
+enum class Asleep : std::uint32_t { kNo, kUntilLongRun, kUntilRun };
 
 }  // namespace
 
 struct Ticker::State {
-  State(Engine& e, int loop)
-      : engine(e), loop_fd(loop), waker(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+  State(Engine& e, int loop) : engine(e), loop_fd(loop) {
     thread = std::thread([this] { run(); });
   }
 
@@ -127,19 +125,12 @@ struct Ticker::State {
   // Until such a run begins after `word`, or the time is over.
   Pace::Woke sleep(Asleep until, std::uint64_t word, const timespec* time) noexcept {
     asleep.store(until, std::memory_order_seq_cst);
-    pollfd wake{.fd = waker.get(), .events = POLLIN, .revents = 0};
-    // Who begins a run after this look sees that we are asleep.
+    // Who begins a run after this look sees that we are asleep; and who has said by now that we are
+    // not to sleep has changed what the kernel compares.
     if (!begun_since(word, until) && !stopping.load(std::memory_order_seq_cst)) {
-      const timespec tick = to_timespec(Pace::kTick);  // there may be no waker: eventfd(2) can fail
-      ::ppoll(&wake, 1, waker.valid() ? time : &tick, nullptr);
+      futex(FUTEX_WAIT_PRIVATE, static_cast<std::uint32_t>(until), time);
     }
-    // Who wakes says so before it writes, and may write when we are up already: what is left would
-    // end every sleep from then on.
-    const Asleep was = asleep.exchange(Asleep::kNo, std::memory_order_seq_cst);
-    if (was == Asleep::kNo || wake.revents != 0) {
-      std::uint64_t wakes = 0;
-      [[maybe_unused]] const ssize_t got = ::read(waker.get(), &wakes, sizeof wakes);
-    }
+    asleep.store(Asleep::kNo, std::memory_order_relaxed);
     return begun_since(word, until) ? Pace::Woke::kRun : Pace::Woke::kTime;
   }
 
@@ -150,9 +141,13 @@ struct Ticker::State {
 
   void wake() noexcept {
     if (asleep.exchange(Asleep::kNo, std::memory_order_seq_cst) != Asleep::kNo) {
-      const std::uint64_t one = 1;
-      [[maybe_unused]] const ssize_t written = ::write(waker.get(), &one, sizeof one);
+      futex(FUTEX_WAKE_PRIVATE, 1, nullptr);
     }
+  }
+
+  void futex(int operation, std::uint32_t value, const timespec* time) noexcept {
+    static_assert(sizeof asleep == sizeof(std::uint32_t));
+    ::syscall(SYS_futex, &asleep, operation, value, time, nullptr, 0);
   }
 
   static void count(std::atomic<std::uint64_t>& counter) noexcept {
@@ -161,7 +156,6 @@ struct Ticker::State {
 
   Engine& engine;
   const int loop_fd;
-  const base::Fd waker;
   std::atomic<std::uint64_t> started = 0;
   std::atomic<Asleep> asleep = Asleep::kNo;
   std::atomic<bool> stopping = false;
