@@ -133,7 +133,7 @@ impl Loop {
             Ok(())
         });
         let verdict = match begun {
-            Ok(()) => self.poll(index, slice),
+            Ok(()) => self.poll(index, now, slice),
             Err(fault) => Some(Err(fault)),
         };
         let mut bits = 0;
@@ -164,11 +164,11 @@ impl Loop {
     }
 
     /// One poll of the guest. Some when it is over.
-    fn poll(&mut self, index: u32, slice: u64) -> Option<Verdict> {
+    fn poll(&mut self, index: u32, now: u64, slice: u64) -> Option<Verdict> {
         let slot = &mut self.slots[index as usize];
         let shared = slot.shared.clone()?;
         let mut guest = slot.guest.take()?;
-        lock(&shared.exchange).clock.start_run(slice);
+        lock(&shared.exchange).clock.start_run(now, slice);
         self.core.polling.store(index, Ordering::Relaxed);
         let mut cx = Context::from_waker(&slot.waker);
         let verdict = match guard(|| Ok(guest.as_mut().poll(&mut cx))) {

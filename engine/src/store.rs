@@ -37,6 +37,8 @@ pub struct CpuClock {
     spent: u64,
     budget: u64,
     slice: u64,
+    /// How long before `started` the slice began: the caller, too, asks for the loop by when it began.
+    lead: u64,
     started: u64,
     /// At the run's first tick: (wall time into the run, the thread's CPU time).
     ticked: Option<(u64, u64)>,
@@ -50,8 +52,10 @@ impl CpuClock {
         }
     }
 
-    pub fn start_run(&mut self, slice: u64) {
+    /// `now`: when the slice begins, of the same clock.
+    pub fn start_run(&mut self, now: u64, slice: u64) {
         self.started = monotonic_ns();
+        self.lead = self.started.saturating_sub(now);
         self.slice = slice;
         self.ticked = None;
     }
@@ -76,7 +80,8 @@ impl CpuClock {
     /// An epoch tick while the guest runs.
     fn tick(&mut self) -> Result<UpdateDeadline, Stop> {
         let wall = monotonic_ns() - self.started;
-        if self.ticked.is_none() && wall < STALE_TICK {
+        let age = self.lead + wall;
+        if self.ticked.is_none() && age < STALE_TICK {
             // The epoch moved while the guest waited. No system call for that.
             return if self.spent + wall > self.budget {
                 Err(Stop::Cpu)
@@ -90,7 +95,7 @@ impl CpuClock {
         if self.spent + self.in_run() > self.budget {
             return Err(Stop::Cpu);
         }
-        Ok(if wall >= self.slice {
+        Ok(if age >= self.slice {
             UpdateDeadline::Yield(1)
         } else {
             UpdateDeadline::Continue(1)
@@ -386,4 +391,21 @@ pub fn new_store(
         update.map_err(wasmtime::Error::from)
     });
     store
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A wake of the ticker may lie between the beginning that the caller counts from and ours: a tick that came when
+    /// the slice was just over was taken for one that is too early, and nobody ticked again for a millisecond.
+    #[test]
+    fn a_slice_begins_when_the_caller_says() {
+        let slice = monotonic_ns();
+        let mut clock = CpuClock::new(u64::MAX);
+        clock.start_run(slice, slice);
+        assert!(matches!(clock.tick(), Ok(UpdateDeadline::Continue(1))));
+        clock.start_run(0, slice);
+        assert!(matches!(clock.tick(), Ok(UpdateDeadline::Yield(1))));
+    }
 }

@@ -68,17 +68,29 @@ Pace::Step Pace::decide(base::Time now, Run run, Woke woke) noexcept {
 // A tick so early asks nobody for the loop. Guests all of whose runs are short have no others.
 Pace::Step Pace::begins(base::Time now, Run run, base::Duration age, Woke woke) noexcept {
   using Tick = Step::Tick;
-  const Tick tick = woke == Woke::kRun ? Tick::kNone : Tick::kIdle;
+  if (woke == Woke::kRun) {
+    if (!run.may_be_long) {
+      return {Tick::kNone, Wait::kLongRunOrTime, kGuard};
+    }
+    const bool has_credit = computes_ || credit(now);
+    const base::Duration wait = computes_ ? kSoon : pay(now);
+    if (!has_credit) {
+      return {Tick::kNone, Wait::kTime, wait};
+    }
+    watched_ = run;
+    return {Tick::kNone, Wait::kInputOrTime, kSlice - age};
+  }
+  if (watched_ == run) {  // paid for
+    watched_ = {};
+    return {Tick::kIdle, Wait::kTime, kRunMin - age};
+  }
   if (std::exchange(computes_, false)) {
-    return woke == Woke::kRun ? Step{tick, Wait::kInputOrTime, kSlice - age}
-                              : Step{tick, Wait::kTime, kSoon};
+    return {Tick::kIdle, Wait::kTime, kSoon};
   }
   if (!run.may_be_long) {
-    return {tick, Wait::kLongRunOrTime, kGuard};
+    return {Tick::kIdle, Wait::kLongRunOrTime, kGuard};
   }
-  const bool watch = woke == Woke::kRun && credit(now);
-  const base::Duration wait = pay(now);
-  return watch ? Step{tick, Wait::kInputOrTime, kSlice - age} : Step{tick, Wait::kTime, wait};
+  return {Tick::kIdle, Wait::kTime, pay(now)};
 }
 
 }  // namespace mik::engine

@@ -70,6 +70,7 @@ class Pace {
   base::Time ticked_;
   base::Time paid_until_;
   Run asked_;              // had its slice
+  Run watched_;            // a wake was paid for it
   bool computes_ = false;  // a guest was asked for the loop just now: one timer is free
 };
 

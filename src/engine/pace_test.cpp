@@ -196,6 +196,53 @@ TEST(Pace, ARunThatHasOnlyBegunIsNotPreempted) {
   EXPECT_GT(step.time, base::Duration{});
 }
 
+// What comes so soon after a run began waits for that run's right, and no longer: with no credit
+// left it waited for a millisecond.
+TEST(Pace, InputWhileARunHasOnlyBegunIsNotForgotten) {
+  Pace pace;
+  base::Time began = kStart;
+  for (int i = 0; i < 2000; ++i) {
+    began += microseconds(1100);
+    ASSERT_EQ(pace.look(began, since(began), Woke::kRun).wait, Wait::kInputOrTime) << i;
+    base::Time now = began + microseconds(40);
+    const Pace::Step waits = pace.look(now, since(began), Woke::kInput);
+    ASSERT_EQ(waits.wait, Wait::kTime) << i;
+    ASSERT_EQ(waits.time, Pace::kRunMin - microseconds(40)) << i;
+    now += waits.time;
+    ASSERT_EQ(pace.look(now, since(began), Woke::kTime).wait, Wait::kInputOrTime) << i;
+    ASSERT_EQ(pace.look(now, since(began), Woke::kInput).tick, Tick::kPreempt) << i;
+  }
+}
+
+// One that computes for ever beside short ones on one connection: each of these comes when the
+// other has gone on, and has the loop soon.
+TEST(Pace, ShortGuestsBesideOneThatComputesWaitForSoonAtMost) {
+  Pace pace;
+  base::Time now = kStart;
+  pace.look(now, since(now), Woke::kRun);
+  now += Pace::kSlice;
+  pace.look(now, since(kStart), Woke::kTime);
+  for (int i = 0; i < 2000; ++i) {
+    const base::Time goes_on = now;
+    now += microseconds(50);
+    Pace::Step step = pace.look(now, since(goes_on), Woke::kInput);
+    while (step.tick != Tick::kPreempt) {
+      ASSERT_LE(now - goes_on, Pace::kRunMin + Pace::kSoon) << i;
+      const bool waits = step.wait == Wait::kTime;
+      now += waits ? step.time : base::Duration{};
+      step = pace.look(now, since(goes_on), waits ? Woke::kTime : Woke::kInput);
+    }
+    now += microseconds(10);
+    if (i % 2 == 0) {  // the short one may be long, too, and wakes
+      ASSERT_EQ(pace.look(now, since(now), Woke::kRun).wait, Wait::kInputOrTime);
+      now += microseconds(20);
+    } else {  // the one that goes on wakes
+      now += microseconds(20);
+      ASSERT_EQ(pace.look(now, since(now), Woke::kRun).wait, Wait::kInputOrTime);
+    }
+  }
+}
+
 TEST(Pace, EachOfFewRequestsIsWatched) {
   Pace pace;
   base::Time now = kStart;
