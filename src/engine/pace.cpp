@@ -48,42 +48,21 @@ Pace::Step Pace::decide(base::Time now, Run run, Woke woke) noexcept {
     computes_ = true;
     if (std::exchange(asked_, run) == run && woke == Woke::kInput) {
       // Asked already, and it cannot answer while we have the core.
-      return {Tick::kNone, Wait::kLongRunOrTime, kSlice};
+      return {Tick::kNone, Wait::kTime, kSoon};
     }
     return {Tick::kSlice, Wait::kInputOrTime, kSlice + kYield};
   }
   if (age >= kRunMin) {
     if (woke == Woke::kInput) {
       computes_ = true;
-      return {Tick::kPreempt, Wait::kLongRunOrTime, kSlice};
+      return {Tick::kPreempt, Wait::kTime, kSoon};
     }
     if (now - ticked_ >= kTicksApartMax) {
       return {Tick::kSlice, Wait::kInputOrTime, kSlice + kYield};
     }
     return {Tick::kNone, Wait::kInputOrTime, kSlice - age};
   }
-  return begins(now, run, age, woke);
-}
-
-// A tick so early asks nobody for the loop. Guests all of whose runs are short have no others.
-Pace::Step Pace::begins(base::Time now, Run run, base::Duration age, Woke woke) noexcept {
-  using Tick = Step::Tick;
-  if (woke == Woke::kRun) {
-    if (!run.may_be_long) {
-      return {Tick::kNone, Wait::kLongRunOrTime, kGuard};
-    }
-    const bool has_credit = computes_ || credit(now);
-    const base::Duration wait = computes_ ? kSoon : pay(now);
-    if (!has_credit) {
-      return {Tick::kNone, Wait::kTime, wait};
-    }
-    watched_ = run;
-    return {Tick::kNone, Wait::kInputOrTime, kSlice - age};
-  }
-  if (watched_ == run) {  // paid for
-    watched_ = {};
-    return {Tick::kIdle, Wait::kTime, kRunMin - age};
-  }
+  // A tick so early asks nobody for the loop. Guests all of whose runs are short have no others.
   if (std::exchange(computes_, false)) {
     return {Tick::kIdle, Wait::kTime, kSoon};
   }

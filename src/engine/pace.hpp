@@ -6,9 +6,14 @@
 // each timer that is set), waking because something came to the loop or a run began is not (3 us).
 // So runs that are expected to be short wake nobody: they are looked at once in kGuard while there
 // are any, and a long one among them is found by that. One that may be long wakes the ticker when
-// it begins, and is then given up when the loop has input. Such wakes are bounded to one in kTick
-// on average, kSaved of them saved up: a loop that is never idle is looked at once in kTick, one
-// that has a request now and then at each of them. Only a guest that was found to compute has more.
+// it begins, is looked at soon after, and is then given up when the loop has input. Timers are
+// bounded to one in kTick on average, kSaved of them saved up: a loop that is never idle is looked
+// at once in kTick, one that has a request now and then at each of them. Only a guest that was
+// found to compute has more.
+//
+// Whoever has just had the core is not given it again at once, whatever wakes it (Linux's EEVDF: it
+// is not eligible), but at the next tick of the kernel, which may be 4 ms away. So a look is
+// followed by kSoon of sleep where another wake would be likely.
 #pragma once
 
 #include <cstdint>
@@ -64,13 +69,11 @@ class Pace {
   base::Duration pay(base::Time now) noexcept;
 
   Step decide(base::Time now, Run run, Woke woke) noexcept;
-  Step begins(base::Time now, Run run, base::Duration age, Woke woke) noexcept;
 
   Run last_;
   base::Time ticked_;
   base::Time paid_until_;
   Run asked_;              // had its slice
-  Run watched_;            // a wake was paid for it
   bool computes_ = false;  // a guest was asked for the loop just now: one timer is free
 };
 

@@ -46,7 +46,7 @@ struct Busy {
         woke = Woke::kInput;
       } else if (step.wait == Wait::kLongRunOrTime && may_be_long) {
         woke = Woke::kRun;
-        began = step.tick == Tick::kPreempt ? began : began + run;
+        began += run;
         now = began;
       } else {
         EXPECT_NE(step.wait, Wait::kRun);
@@ -91,10 +91,11 @@ TEST(Pace, AnIdleLoopHasNoTimers) {
   for (const bool may_be_long : {true, false}) {
     now += std::chrono::minutes(1);
     Pace::Run run{.began = now, .on = true, .may_be_long = may_be_long};
-    const Pace::Step watches = pace.look(now, run, Woke::kRun);
-    EXPECT_EQ(watches.wait, may_be_long ? Wait::kInputOrTime : Wait::kLongRunOrTime);
+    const Pace::Step first = pace.look(now, run, Woke::kRun);
+    EXPECT_EQ(first.wait, may_be_long ? Wait::kTime : Wait::kLongRunOrTime);
+    EXPECT_EQ(first.time, may_be_long ? Pace::kSoon : Pace::kGuard);
     run.on = false;
-    now += watches.time;
+    now += first.time;
     const Pace::Step guards = pace.look(now, run, Woke::kTime);
     EXPECT_EQ(guards.wait, Wait::kLongRunOrTime);
     EXPECT_EQ(guards.time, Pace::kGuard);
@@ -131,16 +132,17 @@ TEST(Pace, AGuestIsPreemptedAsSoonAsTheLoopHasInput) {
   Pace pace;
   const base::Time began = kStart + microseconds(20);
   pace.look(kStart, {}, Woke::kTime);
-  const Pace::Step waits = pace.look(began + microseconds(5), since(began), Woke::kRun);
+  base::Time now = began + microseconds(5);
+  EXPECT_EQ(pace.look(now, since(began), Woke::kRun).time, Pace::kSoon);
+  now += Pace::kSoon;
+  const Pace::Step waits = pace.look(now, since(began), Woke::kTime);
   EXPECT_EQ(waits.tick, Tick::kNone);
   EXPECT_EQ(waits.wait, Wait::kInputOrTime);
-  EXPECT_EQ(waits.time, Pace::kSlice - microseconds(5));
-  const Pace::Step asks = pace.look(began + microseconds(230), since(began), Woke::kInput);
+  EXPECT_EQ(waits.time, Pace::kSlice - (now - began));
+  const Pace::Step asks = pace.look(now + microseconds(50), since(began), Woke::kInput);
   EXPECT_EQ(asks.tick, Tick::kPreempt);
-  EXPECT_EQ(asks.wait, Wait::kLongRunOrTime) << "no short one that comes between wakes";
-  // The next one that may be long is watched without credit, too.
-  const base::Time next = began + microseconds(300);
-  EXPECT_EQ(pace.look(next, since(next), Woke::kRun).wait, Wait::kInputOrTime);
+  EXPECT_EQ(asks.wait, Wait::kTime) << "a wake by the next run would come too soon";
+  EXPECT_EQ(asks.time, Pace::kSoon);
 }
 
 TEST(Pace, WithoutInputAGuestHasItsSlice) {
@@ -181,7 +183,7 @@ TEST(Pace, WhoWasAskedIsLeftAloneUntilItCanAnswer) {
   now += microseconds(3);
   const Pace::Step waits = pace.look(now, since(kStart), Woke::kInput);
   EXPECT_EQ(waits.tick, Tick::kNone);
-  EXPECT_EQ(waits.wait, Wait::kLongRunOrTime);
+  EXPECT_EQ(waits.wait, Wait::kTime);
   EXPECT_EQ(pace.look(now + waits.time, since(kStart), Woke::kTime).tick, Tick::kSlice)
       << "in vain";
 }
@@ -196,24 +198,6 @@ TEST(Pace, ARunThatHasOnlyBegunIsNotPreempted) {
   EXPECT_GT(step.time, base::Duration{});
 }
 
-// What comes so soon after a run began waits for that run's right, and no longer: with no credit
-// left it waited for a millisecond.
-TEST(Pace, InputWhileARunHasOnlyBegunIsNotForgotten) {
-  Pace pace;
-  base::Time began = kStart;
-  for (int i = 0; i < 2000; ++i) {
-    began += microseconds(1100);
-    ASSERT_EQ(pace.look(began, since(began), Woke::kRun).wait, Wait::kInputOrTime) << i;
-    base::Time now = began + microseconds(40);
-    const Pace::Step waits = pace.look(now, since(began), Woke::kInput);
-    ASSERT_EQ(waits.wait, Wait::kTime) << i;
-    ASSERT_EQ(waits.time, Pace::kRunMin - microseconds(40)) << i;
-    now += waits.time;
-    ASSERT_EQ(pace.look(now, since(began), Woke::kTime).wait, Wait::kInputOrTime) << i;
-    ASSERT_EQ(pace.look(now, since(began), Woke::kInput).tick, Tick::kPreempt) << i;
-  }
-}
-
 // One that computes for ever beside short ones on one connection: each of these comes when the
 // other has gone on, and has the loop soon.
 TEST(Pace, ShortGuestsBesideOneThatComputesWaitForSoonAtMost) {
@@ -222,24 +206,21 @@ TEST(Pace, ShortGuestsBesideOneThatComputesWaitForSoonAtMost) {
   pace.look(now, since(now), Woke::kRun);
   now += Pace::kSlice;
   pace.look(now, since(kStart), Woke::kTime);
+  base::Time goes_on = now;
+  Woke woke = Woke::kInput;
   for (int i = 0; i < 2000; ++i) {
-    const base::Time goes_on = now;
-    now += microseconds(50);
-    Pace::Step step = pace.look(now, since(goes_on), Woke::kInput);
+    Pace::Step step = pace.look(now, since(goes_on), woke);
     while (step.tick != Tick::kPreempt) {
       ASSERT_LE(now - goes_on, Pace::kRunMin + Pace::kSoon) << i;
-      const bool waits = step.wait == Wait::kTime;
-      now += waits ? step.time : base::Duration{};
-      step = pace.look(now, since(goes_on), waits ? Woke::kTime : Woke::kInput);
+      woke = step.wait == Wait::kTime ? Woke::kTime : Woke::kInput;
+      now += step.wait == Wait::kTime ? step.time : base::Duration{};
+      step = pace.look(now, since(goes_on), woke);
     }
-    now += microseconds(10);
-    if (i % 2 == 0) {  // the short one may be long, too, and wakes
-      ASSERT_EQ(pace.look(now, since(now), Woke::kRun).wait, Wait::kInputOrTime);
-      now += microseconds(20);
-    } else {  // the one that goes on wakes
-      now += microseconds(20);
-      ASSERT_EQ(pace.look(now, since(now), Woke::kRun).wait, Wait::kInputOrTime);
-    }
+    // The short one comes and goes, and the other goes on, until the ticker looks again.
+    goes_on = now + microseconds(i % 199);
+    ASSERT_EQ(step.wait, Wait::kTime);
+    now += step.time;
+    woke = Woke::kTime;
   }
 }
 
@@ -248,7 +229,8 @@ TEST(Pace, EachOfFewRequestsIsWatched) {
   base::Time now = kStart;
   for (int i = 0; i < 1000; ++i) {
     now += microseconds(1500);
-    EXPECT_EQ(pace.look(now, since(now), Woke::kRun).wait, Wait::kInputOrTime) << i;
+    EXPECT_EQ(pace.look(now, since(now), Woke::kRun).time, Pace::kSoon) << i;
+    EXPECT_EQ(pace.look(now + Pace::kSoon, since(now), Woke::kTime).wait, Wait::kInputOrTime) << i;
     EXPECT_EQ(pace.look(now + Pace::kSlice, over(now), Woke::kTime).wait, Wait::kLongRunOrTime)
         << i;
   }
