@@ -46,6 +46,23 @@ def _own_seconds():
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
+def paced(server, path, rate, seconds, cores):
+    """CPU us per request of a family that has so many requests a second and is idle in between: each finds the caches and
+    the core as cold as that leaves them."""
+    with procs.pinned(cores), socket.create_connection(server.address, timeout=30) as connection:
+        before = procs.Usage.of_session(server.process.pid)
+        begin = time.perf_counter()
+        count = int(rate * seconds)
+        for index in range(count):
+            time.sleep(max(0.0, begin + index / rate - time.perf_counter()))
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            answer = b""
+            while not is_whole(answer):
+                answer += connection.recv(65536)
+        used = procs.Usage.of_session(server.process.pid) - before
+    return (used.user + used.system) / count * 1e6
+
+
 def measure(server, path, connections, seconds, cores, warm=1, body=0, spread=0, accept=""):
     """A window of load against a server that is ready: the numbers of one round."""
     if warm:

@@ -84,6 +84,8 @@ def _notes(result):
         notes.append(f"Aim: {result.extra['aim']}.")
     if "note" in result.extra:
         notes.append(f"{result.extra['note']}.")
+    if "paced_cpu_us" in result.extra:
+        notes.append(f"C hello as often as sleepers are answered: {_spread(result.extra['paced_cpu_us'])} us of CPU a request.")
     if "idle_percent_of_a_core" in result.extra:
         notes.append(f"With nothing to do: {_spread(result.extra['idle_percent_of_a_core'])} % of a core.")
     limited = [name for name, samples in result.samples.items()

@@ -241,19 +241,21 @@ def sleepers(plan, guests):
     result = Result("64 guests that sleep 100 ms each, at once", f"1 worker; {plan.where_one()}")
     lab = Config("mik", "mik", guests.path("lab"))
     samples = {"64 sleepers": [], "C hello": []}
-    idle = []
+    idle, paced = [], []
     for _ in range(plan.rounds):
         with Server(lab, plan.one) as server:
             server.wait_ready("/hello")
             samples["64 sleepers"].append(
                 load.measure(server, "/sleep?ms=100", 64, plan.seconds, plan.one_load, plan.warm))
             samples["C hello"].append(load.measure(server, "/hello", 16, plan.seconds, plan.one_load, plan.warm))
+            paced.append(load.paced(server, "/hello", samples["64 sleepers"][-1]["rps"], plan.seconds, plan.one_load))
             before = procs.Usage.of_session(server.process.pid)
             time.sleep(2)
             used = procs.Usage.of_session(server.process.pid) - before
             idle.append((used.user + used.system) / 2 * 100)
     result.samples = samples
     result.extra["idle_percent_of_a_core"] = idle
+    result.extra["paced_cpu_us"] = paced
     measured, spread = ratio(samples, "64 sleepers", "C hello", "cpu_us")
     result.bars = [Bar("CPU us per request, against C hello", 2, None, measured, spread, low=True)]
     return result
