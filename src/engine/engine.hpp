@@ -330,8 +330,8 @@ class Guests {
   std::unique_ptr<Storage> storage_;
 };
 
-// Asks the guest that has the loop for it: when it has had a slice and, if it was expected to be
-// long, as soon as the loop has something else to do (pace.hpp). Wakes for nothing while no guest
+// Asks the guest that has the loop for it: when it has had a slice and, if its run is watched, as
+// soon as the loop has something else to do (pace.hpp). Wakes for nothing while no guest
 // runs: an idle worker takes no CPU. Has a thread of its own; begin_run() and end_run() belong to
 // the loop thread.
 class Ticker {
@@ -350,9 +350,9 @@ class Ticker {
   Ticker(const Ticker&) = delete;
   Ticker& operator=(const Ticker&) = delete;
 
-  // Around each run of a guest. No system call, but one for a run that may be long, or is the first
-  // for long, while the ticker sleeps. What was not expected to be long and is has Pace::kGuard.
-  void begin_run(base::Time now, bool may_be_long = true) noexcept;
+  // Around each run of a guest. No system call, but one for a run that is watched, or the first for
+  // some time, while the ticker sleeps. One that is not watched has Pace::kGuard and a slice.
+  void begin_run(base::Time now, bool watched = true) noexcept;
   void end_run() noexcept;
 
   Counts counts() const noexcept;  // any thread

@@ -38,12 +38,15 @@ Pace::Step Pace::decide(base::Time now, Run run, Woke woke) noexcept {
     if (quiet) {
       return {Tick::kNone, Wait::kRun, {}};
     }
-    if (run.may_be_long && !credit(now)) {
+    if (run.watched && !credit(now)) {
       return {Tick::kIdle, Wait::kTime, pay(now)};
     }
-    return {Tick::kIdle, Wait::kLongRunOrTime, kGuard};
+    return {Tick::kIdle, Wait::kWatchedRunOrTime, kGuard};
   }
   const base::Duration age = now - run.began;
+  if (!run.watched && age < kSlice) {
+    return {age >= kRunMin ? Tick::kSlice : Tick::kIdle, Wait::kWatchedRunOrTime, kGuard};
+  }
   if (age >= kSlice) {
     computes_ = true;
     if (std::exchange(asked_, run) == run && woke == Woke::kInput) {
@@ -65,9 +68,6 @@ Pace::Step Pace::decide(base::Time now, Run run, Woke woke) noexcept {
   // A tick so early asks nobody for the loop. Guests all of whose runs are short have no others.
   if (std::exchange(computes_, false)) {
     return {Tick::kIdle, Wait::kTime, kSoon};
-  }
-  if (!run.may_be_long) {
-    return {Tick::kIdle, Wait::kLongRunOrTime, kGuard};
   }
   return {Tick::kIdle, Wait::kTime, pay(now)};
 }

@@ -4,12 +4,12 @@
 //
 // What it costs. Waking by a timer is dear (2 us of CPU, 20 us in a virtual machine that leaves for
 // each timer that is set), waking because something came to the loop or a run began is not (3 us).
-// So runs that are expected to be short wake nobody: they are looked at once in kGuard while there
-// are any, and a long one among them is found by that. One that may be long wakes the ticker when
-// it begins, is looked at soon after, and is then given up when the loop has input. Timers are
-// bounded to one in kTick on average, kSaved of them saved up: a loop that is never idle is looked
-// at once in kTick, one that has a request now and then at each of them. Only a guest that was
-// found to compute has more.
+// So runs for which nobody need wait long wake nobody: they are looked at once in kGuard while
+// there are any, and a long one among them is found by that. One for which others may wait wakes
+// the ticker when it begins, is looked at soon after, and is then given up when the loop has input.
+// Timers are bounded to one in kTick on average, kSaved of them saved up: a loop that is never idle
+// is looked at once in kTick, one that has a request now and then at each of them. Only a guest
+// that was found to compute has more.
 //
 // Whoever has just had the core is not given it again at once, whatever wakes it (Linux's EEVDF: it
 // is not eligible), but at the next tick of the kernel, which may be 4 ms away. So a look is
@@ -32,21 +32,21 @@ class Pace {
   static constexpr base::Duration kSoon = std::chrono::microseconds(200);
   static constexpr base::Duration kTick = std::chrono::milliseconds(1);
   static constexpr base::Duration kSaved = 20 * kTick;
-  // How long a run may go unseen that was expected to be short and is not.
+  // At what distance runs are looked at that are not watched.
   static constexpr base::Duration kGuard = 4 * kTick;
 
   // The guest that runs, or the last one that did.
   struct Run {
     base::Time began;
     bool on = false;
-    bool may_be_long = true;
+    bool watched = true;
     bool operator==(const Run&) const = default;
   };
   enum class Wait : std::uint8_t {
     kTime,
     kInputOrTime,
-    kRun,            // until any begins, however long that takes
-    kLongRunOrTime,  // until one begins that may be long
+    kRun,               // until any begins, however long that takes
+    kWatchedRunOrTime,  // until a watched one begins
   };
   enum class Woke : std::uint8_t { kTime, kInput, kRun };
   struct Step {

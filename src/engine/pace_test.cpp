@@ -14,19 +14,15 @@ using Woke = Pace::Woke;
 
 constexpr base::Time kStart{std::chrono::hours(1)};
 
-Pace::Run since(base::Time began) { return {.began = began, .on = true, .may_be_long = true}; }
-Pace::Run over(base::Time began) { return {.began = began, .on = false, .may_be_long = true}; }
-Pace::Run short_since(base::Time began) {
-  return {.began = began, .on = true, .may_be_long = false};
-}
-Pace::Run short_over(base::Time began) {
-  return {.began = began, .on = false, .may_be_long = false};
-}
+Pace::Run since(base::Time began) { return {.began = began, .on = true, .watched = true}; }
+Pace::Run over(base::Time began) { return {.began = began, .on = false, .watched = true}; }
+Pace::Run short_since(base::Time began) { return {.began = began, .on = true, .watched = false}; }
+Pace::Run short_over(base::Time began) { return {.began = began, .on = false, .watched = false}; }
 
 // A loop that is never idle, with guests of so long one after the other. Looks at it as the ticker
 // does, for a second.
 struct Busy {
-  explicit Busy(base::Duration run, bool may_be_long = true) {
+  explicit Busy(base::Duration run, bool watched = true) {
     const base::Time end = kStart + std::chrono::seconds(1);
     base::Time now = kStart;
     base::Time began = kStart;
@@ -35,7 +31,7 @@ struct Busy {
       while (began + run <= now) {
         began += run;
       }
-      const Pace::Run runs{.began = began, .on = true, .may_be_long = may_be_long};
+      const Pace::Run runs{.began = began, .on = true, .watched = watched};
       const Pace::Step step = pace.look(now, runs, woke);
       ++looks;
       if (step.tick == Tick::kPreempt || step.tick == Tick::kSlice) {
@@ -44,7 +40,7 @@ struct Busy {
       }
       if (step.wait == Wait::kInputOrTime) {
         woke = Woke::kInput;
-      } else if (step.wait == Wait::kLongRunOrTime && may_be_long) {
+      } else if (step.wait == Wait::kWatchedRunOrTime && watched) {
         woke = Woke::kRun;
         began += run;
         now = began;
@@ -88,16 +84,16 @@ TEST(Pace, AnIdleLoopHasNoTimers) {
   EXPECT_EQ(pace.look(kStart, {}, Woke::kTime).wait, Wait::kRun);
   // One request, and that is all: whether or not it was expected to be short.
   base::Time now = kStart;
-  for (const bool may_be_long : {true, false}) {
+  for (const bool watched : {true, false}) {
     now += std::chrono::minutes(1);
-    Pace::Run run{.began = now, .on = true, .may_be_long = may_be_long};
+    Pace::Run run{.began = now, .on = true, .watched = watched};
     const Pace::Step first = pace.look(now, run, Woke::kRun);
-    EXPECT_EQ(first.wait, may_be_long ? Wait::kTime : Wait::kLongRunOrTime);
-    EXPECT_EQ(first.time, may_be_long ? Pace::kSoon : Pace::kGuard);
+    EXPECT_EQ(first.wait, watched ? Wait::kTime : Wait::kWatchedRunOrTime);
+    EXPECT_EQ(first.time, watched ? Pace::kSoon : Pace::kGuard);
     run.on = false;
     now += first.time;
     const Pace::Step guards = pace.look(now, run, Woke::kTime);
-    EXPECT_EQ(guards.wait, Wait::kLongRunOrTime);
+    EXPECT_EQ(guards.wait, Wait::kWatchedRunOrTime);
     EXPECT_EQ(guards.time, Pace::kGuard);
     now += guards.time;
     EXPECT_EQ(pace.look(now, run, Woke::kTime).wait, Wait::kRun);
@@ -126,6 +122,20 @@ TEST(Pace, ALongRunThatWasExpectedToBeShortIsFound) {
   const Pace::Step asks = pace.look(now, short_since(began), Woke::kTime);
   EXPECT_EQ(asks.tick, Tick::kSlice);
   EXPECT_EQ(asks.wait, Wait::kInputOrTime);
+}
+
+// As such ones are looked at: nothing that comes to the loop makes a difference.
+TEST(Pace, RunsThatAreNotWatchedAreAskedByTheGuardAlone) {
+  Pace pace;
+  base::Time now = kStart;
+  pace.look(now, short_since(now), Woke::kRun);
+  for (int i = 0; i < 100; ++i) {
+    now += Pace::kGuard;
+    const Pace::Step step = pace.look(now, short_since(now - microseconds(400)), Woke::kTime);
+    ASSERT_EQ(step.tick, Tick::kSlice) << "for its budget";
+    ASSERT_EQ(step.wait, Wait::kWatchedRunOrTime);
+    ASSERT_EQ(step.time, Pace::kGuard);
+  }
 }
 
 TEST(Pace, AGuestIsPreemptedAsSoonAsTheLoopHasInput) {
@@ -231,7 +241,7 @@ TEST(Pace, EachOfFewRequestsIsWatched) {
     now += microseconds(1500);
     EXPECT_EQ(pace.look(now, since(now), Woke::kRun).time, Pace::kSoon) << i;
     EXPECT_EQ(pace.look(now + Pace::kSoon, since(now), Woke::kTime).wait, Wait::kInputOrTime) << i;
-    EXPECT_EQ(pace.look(now + Pace::kSlice, over(now), Woke::kTime).wait, Wait::kLongRunOrTime)
+    EXPECT_EQ(pace.look(now + Pace::kSlice, over(now), Woke::kTime).wait, Wait::kWatchedRunOrTime)
         << i;
   }
 }

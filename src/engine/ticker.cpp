@@ -50,19 +50,19 @@ void be_prompt() noexcept {
   ::prctl(PR_SET_TIMERSLACK, 1);
 }
 
-// When a run began, in nanoseconds but for the last bits: that it goes on, that it may be long.
+// When a run began, in nanoseconds but for the last bits: that it goes on, that it is watched.
 constexpr std::uint64_t kRuns = 1;
-constexpr std::uint64_t kLong = 2;
-constexpr std::uint64_t kBits = kRuns | kLong;
+constexpr std::uint64_t kWatched = 2;
+constexpr std::uint64_t kBits = kRuns | kWatched;
 
 Pace::Run run_of(std::uint64_t word) noexcept {
   return {.began = base::from_ns(word & ~kBits),
           .on = (word & kRuns) != 0,
-          .may_be_long = (word & kLong) != 0};
+          .watched = (word & kWatched) != 0};
 }
 
 // Which runs wake the ticker when they begin.
-enum class Asleep : std::uint32_t { kNo, kUntilLongRun, kUntilRun };
+enum class Asleep : std::uint32_t { kNo, kUntilWatchedRun, kUntilRun };
 
 }  // namespace
 
@@ -116,8 +116,8 @@ struct Ticker::State {
       }
       case Wait::kRun:
         return sleep(Asleep::kUntilRun, word, nullptr);
-      case Wait::kLongRunOrTime:
-        return sleep(Asleep::kUntilLongRun, word, &time);
+      case Wait::kWatchedRunOrTime:
+        return sleep(Asleep::kUntilWatchedRun, word, &time);
     }
     return Pace::Woke::kTime;
   }
@@ -136,7 +136,7 @@ struct Ticker::State {
 
   bool begun_since(std::uint64_t word, Asleep until) const noexcept {
     const std::uint64_t run = started.load(std::memory_order_seq_cst);
-    return (run | kBits) != (word | kBits) && (until == Asleep::kUntilRun || (run & kLong) != 0);
+    return (run | kBits) != (word | kBits) && (until == Asleep::kUntilRun || (run & kWatched) != 0);
   }
 
   void wake() noexcept {
@@ -173,12 +173,12 @@ Ticker::~Ticker() {
   state_->thread.join();
 }
 
-void Ticker::begin_run(base::Time now, bool may_be_long) noexcept {
+void Ticker::begin_run(base::Time now, bool watched) noexcept {
   // Ordered before the load: either we see that the ticker sleeps, or it sees that a guest runs.
-  const std::uint64_t word = (base::to_ns(now) & ~kBits) | kRuns | (may_be_long ? kLong : 0);
+  const std::uint64_t word = (base::to_ns(now) & ~kBits) | kRuns | (watched ? kWatched : 0);
   state_->started.store(word, std::memory_order_seq_cst);
   const Asleep until = state_->asleep.load(std::memory_order_seq_cst);
-  if (until == Asleep::kUntilRun || (until == Asleep::kUntilLongRun && may_be_long)) {
+  if (until == Asleep::kUntilRun || (until == Asleep::kUntilWatchedRun && watched)) {
     state_->wake();
   }
 }

@@ -2,6 +2,7 @@
 // which their guests stand. The scheduler's data: see scheduler.hpp. Confined to the loop thread.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -82,6 +83,7 @@ class Account {
   static constexpr std::uint32_t kWeightMax = 1000;
   static constexpr base::Duration kShort = std::chrono::microseconds(250);
   static constexpr unsigned kUnsure = 64;
+  static constexpr unsigned kVain = 4;
   // What an account of weight 100 may use in a round.
   static constexpr base::Duration kQuantum = std::chrono::milliseconds(1);
 
@@ -104,9 +106,10 @@ class Account {
   std::size_t instances() const noexcept { return instances_; }
   std::uint64_t memory_bytes() const noexcept { return memory_bytes_; }
 
-  // Whether its next run may be one that somebody waits for: one of the last kUnsure was, or it has
-  // had fewer.
+  // Whether its next run may be a long one: one of the last kUnsure was, or it has had fewer.
   bool may_be_long() const noexcept { return unsure_ > 0; }
+  // Where guests are alike, interrupting one helps nobody and costs all of them.
+  bool yields_in_vain() const noexcept { return vain_ == kVain; }
   // A run of one of its guests was over after so long.
   void note_run(base::Duration ran) noexcept {
     unsure_ = ran >= engine::Pace::kRunMin ? kUnsure : unsure_ - (unsure_ > 0 ? 1 : 0);
@@ -132,6 +135,8 @@ class Account {
   // Far from long: on a core that others use, too, a guest takes a few times its own time.
   bool mostly_short() const noexcept { return median_ < kShort; }
   bool computes() const noexcept { return !queues_[kYoung].empty() || !queues_[kOld].empty(); }
+  // One of its guests was interrupted before its slice was over. `vain`: nobody else got the loop.
+  void note_yield(bool vain) noexcept { vain_ = vain ? std::min(vain_ + 1, kVain) : 0; }
   // Some of its guests were interrupted.
   bool has_started() const noexcept { return !queues_[kBegun].empty() || computes(); }
 
@@ -163,6 +168,8 @@ class Account {
   // What a run of its guests may take: the longest of late, fading.
   base::Duration run_ = engine::Pace::kSlice;
   unsigned unsure_ = kUnsure;
+  unsigned vain_ = 0;             // so many of its last yields were
+  std::uint64_t yielded_at_ = 0;  // Scheduler::runs_ then; 0: it has gone on since
 };
 
 }  // namespace mik::runtime

@@ -316,6 +316,16 @@ Scheduler::Pick Scheduler::next_task(Account& account) {
   return {.task = account.queue(kind).front(), .kind = kind, .turn = true};
 }
 
+// Whether the ticker is to see this run from its beginning, since others may wait for its end.
+bool Scheduler::watches(Account& account, Kind kind) noexcept {
+  const bool goes_on = kind != Account::kFresh && kind != Account::kWoken;
+  if (account.yielded_at_ != 0) {
+    account.note_yield(goes_on && account.yielded_at_ == runs_);
+  }
+  ++runs_;
+  return (goes_on || account.may_be_long()) && !account.yields_in_vain();
+}
+
 // Whether the guest was made to yield: the ticker says when, so that the engine need only know
 // which ticks are too early to be meant for this run.
 bool Scheduler::run(Pick pick) {
@@ -327,8 +337,7 @@ bool Scheduler::run(Pick pick) {
   running_ = &task;
   take_instance(task);
   const base::Time start = now_;
-  const bool interrupted = pick.kind != Account::kFresh && pick.kind != Account::kWoken;
-  ticker_.begin_run(start, interrupted || account.may_be_long());
+  ticker_.begin_run(start, watches(account, pick.kind));
   const engine::Events events = guests_.run(task.id_, start, engine::Pace::kRunMin);
   ticker_.end_run();
   now_ = clock_();
@@ -337,6 +346,9 @@ bool Scheduler::run(Pick pick) {
   const base::Duration length =
       events.yielded() ? std::max<base::Duration>(ran, engine::Pace::kRunMin) : ran;
   account.note_run(length);
+  // Who gives up a whole slice loses nothing by it.
+  const bool tells = events.yielded() && (ran < engine::Pace::kSlice || account.yields_in_vain());
+  account.yielded_at_ = tells ? runs_ : 0;
   note_length(task, length, events.done());
   task.ran_at_ = now_;
   if (events.done()) {

@@ -17,7 +17,9 @@
 // pass long ones. They pass at once: a guest that has run for a moment yields as soon as the loop
 // has input (engine/pace.hpp), and goes on at the head of its queue when that has been served. And
 // they pass any number of long ones where most guests of their module are short; where most are
-// long, starting one more would only be a switch more.
+// long, starting one more would only be a switch more. Where kVain times in a row nobody got the
+// loop that a guest of a module gave up early, its runs are not watched any more, and it has the
+// loop for up to Pace::kGuard, until somebody gets it by that.
 //
 // Shares. Accounts take turns by deficit round robin (as in RFC 8290): tenants with each other, and
 // within a tenant its modules. Each run is charged by the time it took. Who has used less than its
@@ -117,6 +119,7 @@ class Scheduler final : public net::TurnHook {
   };
 
   bool run(Pick pick);
+  bool watches(Account& account, Kind kind) noexcept;
   static void note_length(GuestTask& task, base::Duration ran, bool over) noexcept;
   void requeue(GuestTask& task, base::Duration ran, Kind from);
   void put(GuestTask& task, Kind kind, End end);
@@ -162,6 +165,7 @@ class Scheduler final : public net::TurnHook {
   GuestTask* running_ = nullptr;     // null again when it is removed while it runs
   std::vector<GuestTask*> writing_;  // null: removed meanwhile
   base::Time writing_since_;
+  std::uint64_t runs_ = 0;
   base::Time now_;
   base::Time turn_start_;
   base::Time next_sweep_;

@@ -190,6 +190,29 @@ TEST_F(Preempt, AModuleIsExpectedToBeShortAfterEnoughShortRuns) {
   EXPECT_FALSE(account_.may_be_long());
 }
 
+// A crowd of JavaScript guests paid a fifth of their time for it.
+TEST_F(Preempt, WhereGuestsAreAlikeItIsGivenUp) {
+  start_many(20, &account_, "/work?400");
+  input_after(microseconds(150));
+  EXPECT_FALSE(account_.yields_in_vain());
+  turn(static_cast<int>(3 * Account::kVain));
+  EXPECT_TRUE(account_.yields_in_vain());
+  // Until somebody has the loop by it: of another module, or a short one of its own.
+  Account other;
+  start(&other, "/work?20");
+  turn(2);
+  EXPECT_FALSE(account_.yields_in_vain());
+  turn(static_cast<int>(3 * Account::kVain));
+  EXPECT_TRUE(account_.yields_in_vain());
+  all_.clear();
+}
+
+TEST_F(Preempt, AGuestThatGivesUpItsWholeSlicesIsNotLeftAlone) {
+  start(&account_, "/work?20000");
+  turn(10);
+  EXPECT_FALSE(account_.yields_in_vain());
+}
+
 TEST_F(Preempt, TheLoopIsGivenBackAtOnce) {
   start_many(2, &account_, "/work?0");
   turn(4);
