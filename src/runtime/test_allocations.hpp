@@ -1,5 +1,5 @@
 // How often this test binary has called operator new, in all threads together. For tests of paths
-// that must allocate nothing.
+// that must allocate nothing. Under TSan nothing is counted.
 #pragma once
 
 #include <cstddef>

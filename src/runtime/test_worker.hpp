@@ -333,9 +333,9 @@ class TestWorker : public ::testing::Test,
   engine::Ticker ticker_{engine_};
   std::unique_ptr<engine::Guests> guests_ = engine::Guests::create(engine_, *this).value();
   Context context_{settings_, *loop_, segment_, 0, log_, telemetry::Random(7)};
+  TestLoader loader_{engine_};  // before the threads that use it
   net::Offload offload_{*loop_, 2, 64};
   http::Compression compression_{*loop_, offload_, http::Compression::Mode::kOn};
-  TestLoader loader_{engine_};
   ModuleCache modules_{{settings_, segment_, 0, *loop_, offload_, loader_, *guests_, *this}};
   Metrics metrics_{settings_, segment_, 0, *loop_, offload_};
   std::optional<Gate> gate_;
