@@ -130,5 +130,7 @@ class Guests:
             if (folder / f"{name}.wasm").is_file():
                 return str((folder / f"{name}.wasm").resolve())
         out = (BUILD / "guests").relative_to(ROOT)
-        raise Missing(f"no {name}.wasm in {', '.join(map(str, self._folders))}: "
+        # The message may go into a page: no path of this machine.
+        where = ", ".join(os.path.relpath(folder, ROOT) for folder in self._folders)
+        raise Missing(f"no {name}.wasm in {where}: "
                       f"mkdir -p {out} && {HOW_TO_BUILD[name].format(out=out)}")
