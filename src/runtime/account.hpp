@@ -83,7 +83,7 @@ class Account {
   static constexpr std::uint32_t kWeightMax = 1000;
   static constexpr base::Duration kShort = std::chrono::microseconds(250);
   static constexpr unsigned kUnsure = 64;
-  static constexpr unsigned kVain = 4;
+  static constexpr unsigned kVain = 64;  // a neighbour's few requests are among so many
   // What an account of weight 100 may use in a round.
   static constexpr base::Duration kQuantum = std::chrono::milliseconds(1);
 

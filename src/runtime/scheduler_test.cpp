@@ -192,7 +192,7 @@ TEST_F(Preempt, AModuleIsExpectedToBeShortAfterEnoughShortRuns) {
 
 // A crowd of JavaScript guests paid a fifth of their time for it.
 TEST_F(Preempt, WhereGuestsAreAlikeItIsGivenUp) {
-  start_many(20, &account_, "/work?400");
+  start_many(180, &account_, "/work?400");
   input_after(microseconds(150));
   EXPECT_FALSE(account_.yields_in_vain());
   turn(static_cast<int>(3 * Account::kVain));
