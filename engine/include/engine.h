@@ -241,10 +241,11 @@ enum {
 };
 
 /* Runs one slice: instantiates on the first, then lets the guest go on until it waits, ends, or slice_ns have passed
- * since now_ns, of CLOCK_MONOTONIC (seen at the next tick). Returns MIK_EV_* bits, each said once but BODY, NEED_BODY, OUTBOUND and YIELDED. 0 for a
- * stale id, and for a request whose MIK_EV_DONE was said. Response bytes are produced only while the window (256 KiB)
- * is not full: consume to let the guest go on. MIK_EV_END comes when the guest has returned, so the last bytes of a response may be there long before it. A guest may
- * write up to 32 MiB (or its memory limit) before it sets the response; that much may then be queued at once. */
+ * since now_ns, of CLOCK_MONOTONIC (seen at the next tick). Returns MIK_EV_* bits, each said once but BODY, NEED_BODY,
+ * OUTBOUND and YIELDED. 0 for a stale id, and for a request whose MIK_EV_DONE was said. Response bytes are produced
+ * only while the window (256 KiB) is not full: consume to let the guest go on. MIK_EV_END comes when the guest has
+ * returned, so the last bytes of a response may be there long before it. A guest may write up to 32 MiB (or its memory
+ * limit) before it sets the response; that much may then be queued at once. */
 uint32_t mik_req_run(mik_loop *loop, mik_req req, uint64_t now_ns, uint64_t slice_ns);
 
 /* Copies request body bytes in. Returns 0: go on; 1: taken, but the window (128 KiB) is full: stop until

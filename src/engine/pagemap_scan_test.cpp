@@ -11,6 +11,7 @@
 #include <atomic>
 #include <cstdio>
 #include <random>
+#include <span>
 #include <thread>
 #include <vector>
 
@@ -55,6 +56,13 @@ class Scanned {
     scan.category_inverted = abi::kZeroPage | abi::kFile;
     scan.category_mask = abi::kWritten | abi::kPresent | abi::kZeroPage | abi::kFile;
     return scan;
+  }
+
+  // Through ours. How many regions were found, or -1; `scan` is what Wasmtime has afterwards.
+  int find(abi::ScanArgument& scan, std::span<abi::PageRegion> regions) const {
+    scan.vec = reinterpret_cast<std::uint64_t>(regions.data());
+    scan.vec_len = regions.size();
+    return ::ioctl(pagemap_.get(), abi::kPagemapScan, &scan);
   }
 
   enum class Through : std::uint8_t { kOurs, kKernel };
@@ -105,10 +113,7 @@ TEST(PagemapScan, MoreRegionsThanThereIsRoomForAreToldAsFewer) {
   }
   std::array<abi::PageRegion, 32> regions{};
   abi::ScanArgument scan = scanned.argument();
-  scan.vec = reinterpret_cast<std::uint64_t>(regions.data());
-  scan.vec_len = regions.size();
-  const base::Fd pagemap(::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
-  const int count = ::ioctl(pagemap.get(), abi::kPagemapScan, &scan);
+  const int count = scanned.find(scan, regions);
   ASSERT_GT(count, 0);
   ASSERT_LE(count, 32);
   EXPECT_EQ(scan.walk_end, scan.end);
@@ -127,14 +132,11 @@ TEST(PagemapScan, ManyRegionsAreFoundInTwoScans) {
   for (std::size_t i = 0; i < kPages; i += 2) {
     static_cast<volatile char*>(scanned.memory())[i * kPage] = 1;
   }
-  const base::Fd pagemap(::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
   for (const unsigned most : {0U, 1200U, 601U, 599U, 200U, 171U, 170U, 169U}) {
     std::vector<abi::PageRegion> regions(1000);
     abi::ScanArgument scan = scanned.argument();
-    scan.vec = reinterpret_cast<std::uint64_t>(regions.data());
-    scan.vec_len = regions.size();
     scan.max_pages = most;
-    const int count = ::ioctl(pagemap.get(), abi::kPagemapScan, &scan);
+    const int count = scanned.find(scan, regions);
     if (most == 0 || most > 600) {
       ASSERT_EQ(count, 600) << most;
       EXPECT_EQ(scan.walk_end, scan.end) << most;
@@ -155,13 +157,10 @@ TEST(PagemapScan, OfAHoardLittleIsKept) {
     GTEST_SKIP() << "this kernel has no PAGEMAP_SCAN";
   }
   Scanned scanned(4096);
-  const base::Fd pagemap(::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
   std::array<abi::PageRegion, 32> regions{};
   abi::ScanArgument scan = scanned.argument();
-  scan.vec = reinterpret_cast<std::uint64_t>(regions.data());
-  scan.vec_len = regions.size();
   scan.max_pages = 2048;
-  const int count = ::ioctl(pagemap.get(), abi::kPagemapScan, &scan);
+  const int count = scanned.find(scan, regions);
   ASSERT_GE(count, 0);
   std::uint64_t kept = 0;
   for (int i = 0; i < count; ++i) {
@@ -177,15 +176,12 @@ TEST(PagemapScan, NoMoreIsKeptThanThereIsRoomFor) {
     GTEST_SKIP() << "this kernel has no PAGEMAP_SCAN";
   }
   Scanned scanned(256);
-  const base::Fd pagemap(::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
   std::uint64_t room = 1024 * 1024;
   set_kept_room(room);
   for (int round = 0; round < 12; ++round) {
     std::array<abi::PageRegion, 32> regions{};
     abi::ScanArgument scan = scanned.argument();
-    scan.vec = reinterpret_cast<std::uint64_t>(regions.data());
-    scan.vec_len = regions.size();
-    const int count = ::ioctl(pagemap.get(), abi::kPagemapScan, &scan);
+    const int count = scanned.find(scan, regions);
     ASSERT_GE(count, 0);
     std::uint64_t kept = 0;
     for (int i = 0; i < count; ++i) {

@@ -316,14 +316,11 @@ Scheduler::Pick Scheduler::next_task(Account& account) {
   return {.task = account.queue(kind).front(), .kind = kind, .turn = true};
 }
 
-// Whether the ticker is to see this run from its beginning, since others may wait for its end.
-bool Scheduler::watches(Account& account, Kind kind) noexcept {
-  const bool goes_on = kind != Account::kFresh && kind != Account::kWoken;
+// What the account's last yield was good for is known when it runs next.
+void Scheduler::judge_yield(Account& account, bool goes_on) noexcept {
   if (account.yielded_at_ != 0) {
     account.note_yield(goes_on && account.yielded_at_ == runs_);
   }
-  ++runs_;
-  return (goes_on || account.may_be_long()) && !account.yields_in_vain();
 }
 
 // Whether the guest was made to yield: the ticker says when, so that the engine need only know
@@ -337,7 +334,12 @@ bool Scheduler::run(Pick pick) {
   running_ = &task;
   take_instance(task);
   const base::Time start = now_;
-  ticker_.begin_run(start, watches(account, pick.kind));
+  const bool goes_on = pick.kind != Account::kFresh && pick.kind != Account::kWoken;
+  judge_yield(account, goes_on);
+  ++runs_;
+  // Others may wait for the end of this run.
+  const bool watched = (goes_on || account.may_be_long()) && !account.yields_in_vain();
+  ticker_.begin_run(start, watched);
   const engine::Events events = guests_.run(task.id_, start, engine::Pace::kRunMin);
   ticker_.end_run();
   now_ = clock_();

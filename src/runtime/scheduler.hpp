@@ -119,7 +119,7 @@ class Scheduler final : public net::TurnHook {
   };
 
   bool run(Pick pick);
-  bool watches(Account& account, Kind kind) noexcept;
+  void judge_yield(Account& account, bool goes_on) noexcept;
   static void note_length(GuestTask& task, base::Duration ran, bool over) noexcept;
   void requeue(GuestTask& task, base::Duration ran, Kind from);
   void put(GuestTask& task, Kind kind, End end);
