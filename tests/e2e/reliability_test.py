@@ -24,10 +24,15 @@ def serve(more="", breaker="", workers=2):
 
 class BreakerTest(Case):
     def fail(self, server, times, target="/trap"):
+        for _ in range(times):
+            self.assertEqual(self.recorded(server, target), 502)
+
+    def recorded(self, server, target):
+        """The status, once the breaker has the result: the next request of a connection is read after that."""
         with server.connect() as connection:
-            for _ in range(times):
-                self.assertEqual(connection.ask("GET", target).status, 502)
-            connection.ask("GET", "/health")  # read once the last result is recorded
+            status = connection.ask("GET", target).status
+            connection.ask("GET", "/health")
+            return status
 
     def assert_open(self, server):
         response = server.get("/hello")
@@ -52,7 +57,7 @@ class BreakerTest(Case):
         with serve(breaker="open_secs = 1\n") as server:
             self.fail(server, 5)
             self.assertEqual(self.assert_open(server), 1)
-            wait_until(lambda: server.get("/trap").status == 502, 10, "a probe")
+            wait_until(lambda: self.recorded(server, "/trap") == 502, 10, "a probe")
             self.assert_open(server)
             wait_until(lambda: server.get("/hello").status == 200, 10, "a probe that succeeds")
             self.fail(server, 4)
