@@ -42,6 +42,13 @@ void Engine::Delete::operator()(mik_engine* engine) const noexcept { mik_engine_
 
 namespace {
 
+// Of large memories, to be given back in pieces.
+constexpr std::uint64_t kWaitingMax = 256 << 20;
+
+std::uint64_t for_next(const EngineOptions& options) noexcept {
+  return options.kept_bytes_max / 4 * 3;
+}
+
 // Where resets copy blindly (no scan), each slot of the pool may keep as much: a share of what all
 // may, in whole pages; memories get two thirds of it, tables one.
 void share_kept_bytes(const EngineOptions& options, mik_engine_options& c) {
@@ -51,7 +58,7 @@ void share_kept_bytes(const EngineOptions& options, mik_engine_options& c) {
   if (options.kept_bytes_max == 0 || options.pagemap_scan) {
     return;
   }
-  const std::uint64_t each = options.kept_bytes_max / std::max(options.instances_max, 1u);
+  const std::uint64_t each = for_next(options) / std::max(options.instances_max, 1u);
   c.keep_resident_bytes = std::clamp(each * 2 / 3 / kPage * kPage, kPage, kMemory);
   c.table_keep_resident_bytes = std::clamp(each / 3 / kPage * kPage, kPage, kTable);
 }
@@ -83,7 +90,9 @@ base::Result<Engine> Engine::create(const EngineOptions& options) {
         .with_help(
             "build the crate in engine/, whose .cargo/config.toml sets --cfg rustix_use_libc");
   }
-  engine.kept_bytes_max_ = scans ? options.kept_bytes_max : 0;
+  engine.waiting_bytes_max_ =
+      options.kept_bytes_max == 0 ? kWaitingMax : std::min(kWaitingMax, options.kept_bytes_max / 4);
+  engine.kept_bytes_max_ = scans ? for_next(options) : 0;
   if (engine.kept_bytes_max_ != 0) {
     set_kept_room(engine.kept_bytes_max_);
   }

@@ -35,8 +35,9 @@ struct EngineOptions {
   bool on_demand = false;
   bool compile_only = false;
   std::uint64_t memory_reservation_bytes = 0;  // 0: the default, 4 GiB
-  // What instances that have ended may leave resident for the next ones, all together; 0: 8 MiB for
-  // each memory. For one engine in the process that runs guests.
+  // What instances that have ended may leave resident, all together: three quarters for the next
+  // ones, one of large memories that are given back in pieces; 0: 8 MiB for each memory. For one
+  // engine in the process that runs guests.
   std::uint64_t kept_bytes_max = 0;
 };
 
@@ -51,10 +52,10 @@ class Engine {
   base::Result<void> compile(std::string_view wasm,
                              const std::function<bool(std::string_view)>& sink) const;
 
-  // To be called now and then, best each turn of the loop: what is kept is counted again when half
-  // of kept_bytes_max seems to be used.
+  // Counts again what is kept when half of what may be seems to be used.
   void bound_kept() const noexcept;
   std::uint64_t kept_bytes() const noexcept;
+  std::uint64_t waiting_bytes_max() const noexcept { return waiting_bytes_max_; }
 
   mik_engine* handle() const noexcept { return handle_.get(); }
 
@@ -65,6 +66,7 @@ class Engine {
   explicit Engine(mik_engine* handle) : handle_(handle) {}
   std::unique_ptr<mik_engine, Delete> handle_;
   std::uint64_t kept_bytes_max_ = 0;
+  std::uint64_t waiting_bytes_max_ = 0;
 };
 
 std::string_view engine_version();
@@ -220,8 +222,12 @@ class Guests {
   // may become: a growth past it is refused, and Failure::kMemory if the guest then fails.
   std::uint64_t memory_bytes() const noexcept;
   void set_memory_room(std::uint64_t bytes) noexcept;
-  // Engine::bound_kept.
-  void bound_kept() noexcept;
+  // To be called each turn of the loop: keeps what ended guests leave within its bounds, and gives
+  // a piece of large memories back. True: more is left.
+  bool tidy() noexcept;
+  // What giving back the memories of guests that ended since the last call will take, by what it
+  // took of late: nobody runs while that is done, so it is theirs to pay.
+  base::Duration put_off() noexcept;
   // Drops the kept instances of a component that gets no new requests.
   void forget(const Component& component);
 
@@ -328,6 +334,7 @@ class Guests {
   const Engine* engine_ = nullptr;
   mik_loop* loop_ = nullptr;
   std::unique_ptr<Storage> storage_;
+  double return_ns_per_byte_ = 0.07;  // a page: 0.28 us
 };
 
 // Asks the guest that has the loop for it: when it has had a slice and, if its run is watched, as

@@ -3,6 +3,7 @@
 
 #include "engine/convert.hpp"
 #include "engine/engine.hpp"
+#include "engine/memory_return.hpp"
 
 namespace mik::engine {
 
@@ -79,6 +80,8 @@ Guests::~Guests() {
   if (loop_ != nullptr) {
     mik_loop_delete(loop_);
   }
+  while (return_some()) {
+  }
 }
 
 base::Result<std::unique_ptr<Guests>> Guests::create(const Engine& engine, Observer& observer) {
@@ -95,6 +98,7 @@ base::Result<std::unique_ptr<Guests>> Guests::create(const Engine& engine, Obser
   if (guests->loop_ == nullptr) {
     return to_error(error);
   }
+  return_in_pieces(engine.waiting_bytes_max());
   return guests;
 }
 
@@ -127,7 +131,24 @@ void Guests::forget(const Component& component) {
   mik_loop_forget(loop_, component.handle(), 0, 0);
 }
 
-void Guests::bound_kept() noexcept { engine_->bound_kept(); }
+bool Guests::tidy() noexcept {
+  engine_->bound_kept();
+  const std::uint64_t before = bytes_to_return();
+  if (before == 0) {
+    return false;
+  }
+  const base::Time start = base::Clock::now();
+  const bool more = return_some();
+  const auto took = static_cast<double>((base::Clock::now() - start).count());
+  const double now = took / static_cast<double>(before - bytes_to_return());
+  return_ns_per_byte_ += (now - return_ns_per_byte_) / 16;
+  return more;
+}
+
+base::Duration Guests::put_off() noexcept {
+  const auto bytes = static_cast<double>(take_bytes_moved());
+  return base::Duration(static_cast<std::int64_t>(bytes * return_ns_per_byte_));
+}
 
 namespace {
 

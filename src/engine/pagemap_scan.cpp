@@ -16,6 +16,7 @@
 #include <span>
 
 #include "engine/pagemap_abi.hpp"
+#include "engine/working_sets.hpp"
 
 using mik::engine::abi::kPagemapScan;
 using mik::engine::abi::kPresent;
@@ -48,6 +49,8 @@ constexpr std::uint64_t kPageBytes = 4096;
 
 // Bytes that may be kept beyond what is kept already: see set_kept_room.
 std::atomic<std::uint64_t> kept_room = UINT64_MAX;
+
+thread_local mik::engine::WorkingSets working_sets;
 
 bool is_reset_scan(const ScanArgument& scan) noexcept {
   return (scan.category_mask & (kWritten | kPresent)) == (kWritten | kPresent) &&
@@ -143,6 +146,10 @@ int scan_with_room(int fd, ScanArgument& scan) {
     return found;
   }
   std::span<PageRegion> all(regions.data(), static_cast<std::size_t>(found));
+  if (working_sets.is_old(scan.start, pages_of(all))) {
+    scan.walk_end = scan.start;
+    return 0;
+  }
   if (scan.walk_end < scan.end && !all.empty() && all.size() < regions.size()) {
     all = first_bytes(all, kHoardKeptBytes);
     scan.walk_end = all.back().end;

@@ -364,7 +364,7 @@ bool Scheduler::run(Pick pick) {
   }
   running_ = nullptr;
   now_ = clock_();  // what was made of the run, a response above all, is charged, too
-  charge(account, pick.kind, passes, now_ - start);
+  charge(account, pick.kind, passes, now_ - start + guests_.put_off());
   return events.yielded();
 }
 
@@ -504,12 +504,12 @@ bool Scheduler::on_turn(base::Time now) {
   write_all();
   hand_out_outbound();
   take_woken(now_);
-  guests_.bound_kept();
+  const bool untidy = guests_.tidy();
   if (now_ >= next_sweep_) {
     guests_.drop_idle(now_);
     next_sweep_ = now_ + kSweep;
   }
-  return next_account() != nullptr;
+  return untidy || next_account() != nullptr;
 }
 
 base::Time Scheduler::next_deadline() { return guests_.next_timer(); }

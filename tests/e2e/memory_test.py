@@ -12,7 +12,7 @@ import unittest
 from pathlib import Path
 
 from components import heavy
-from harness import HELLO, LAB, Case, Server, main, temporary_folder, wait_until
+from harness import HELLO, LAB, Case, Server, anonymous_mib, main, temporary_folder, wait_until
 
 BYTES = 512 << 20
 GUIDE = """
@@ -104,6 +104,20 @@ class AddressSpace(Case):
                 self.assertEqual(server.get("/hello").status, 200)
             self.assertEqual(server.get("/trap").status, 502)
             self.assertEqual(server.get("/hello").status, 200)
+
+
+class LargeMemories(Case):
+    """Given back in pieces, between other work: the next guest finds none of it, and none of it stays."""
+
+    def test_come_back(self):
+        with Server(workers=1, home=temporary_folder()) as server:
+            self.assertEqual(server.get("/hello").status, 200)
+            worker = server.workers()[0]
+            before = anonymous_mib(worker)
+            for _ in range(8):
+                self.assertEqual(server.get("/hog?mb=100").status, 200)
+                self.assertEqual(server.get("/hello").status, 200)
+            wait_until(lambda: anonymous_mib(worker) < before + 16, 10, "memory that was given back")
 
 
 class MinimumBox(Case):
