@@ -1,8 +1,6 @@
 #include "runtime/artefact_store.hpp"
 
 #include <fcntl.h>
-#include <openssl/evp.h>
-#include <openssl/params.h>
 #include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
@@ -19,6 +17,8 @@
 
 #include <fmt/format.h>
 
+#include "runtime/sha256.hpp"
+
 namespace mik::runtime {
 
 namespace {
@@ -34,40 +34,15 @@ constexpr std::string_view kMagic = "mik-artefact-02\n";
 constexpr std::size_t kTrailerBytes = sizeof(shared::Digest) + kMacBytes + kMagic.size();
 constexpr std::size_t kBlock = 256 * 1024;
 
-using Mac = std::array<std::uint8_t, kMacBytes>;
+using Mac = Sha256Digest;
+static_assert(sizeof(Mac) == kMacBytes);
 
-// HMAC-SHA-256 (RFC 2104) over the artefact's name and its bytes.
-class Hmac {
- public:
-  Hmac(const std::array<std::uint8_t, 32>& key, std::string_view name) {
-    EVP_MAC* mac = EVP_MAC_fetch(nullptr, "HMAC", nullptr);
-    context_ = EVP_MAC_CTX_new(mac);
-    EVP_MAC_free(mac);
-    char digest[] = "SHA256";
-    const std::array<OSSL_PARAM, 2> params = {OSSL_PARAM_construct_utf8_string("digest", digest, 0),
-                                              OSSL_PARAM_construct_end()};
-    ok_ = context_ != nullptr && EVP_MAC_init(context_, key.data(), key.size(), params.data()) == 1;
-    update(name);
-  }
-  Hmac(const Hmac&) = delete;
-  Hmac& operator=(const Hmac&) = delete;
-  ~Hmac() { EVP_MAC_CTX_free(context_); }
-
-  void update(std::string_view bytes) {
-    ok_ = ok_ && EVP_MAC_update(context_, reinterpret_cast<const unsigned char*>(bytes.data()),
-                                bytes.size()) == 1;
-  }
-  bool finish(Mac& mac) {
-    std::size_t size = 0;
-    return ok_ && EVP_MAC_final(context_, mac.data(), &size, mac.size()) == 1 && size == mac.size();
-  }
-
- private:
-  EVP_MAC_CTX* context_ = nullptr;
-  bool ok_ = false;
-};
-
-Error crypto_failed() { return Error(ErrorCode::kInternal, "OpenSSL refused SHA-256"); }
+// Over the artefact's name and its bytes.
+HmacSha256 hmac_for(const std::array<std::uint8_t, 32>& key, std::string_view name) {
+  HmacSha256 hmac(key);
+  hmac.update(name);
+  return hmac;
+}
 
 // A folder that only we can enter. What a stranger has made there first is refused.
 Result<void> private_folder(const std::string& path) {
@@ -160,18 +135,17 @@ bool same(const Mac& a, const Mac& b) {
 }
 
 // The MAC of what lies before the trailer; nothing when it cannot be read.
-std::optional<Mac> mac_of_file(int fd, std::size_t bytes, Hmac& hmac) {
+std::optional<Mac> mac_of_file(int fd, std::size_t bytes, HmacSha256& hmac) {
   std::vector<char> block(std::min(bytes, kBlock));
   while (bytes > 0) {
     const ssize_t n = ::read(fd, block.data(), std::min(bytes, block.size()));
     if (n <= 0) {
       return std::nullopt;
     }
-    hmac.update({block.data(), static_cast<std::size_t>(n)});
+    hmac.update(std::string_view(block.data(), static_cast<std::size_t>(n)));
     bytes -= static_cast<std::size_t>(n);
   }
-  Mac mac{};
-  return hmac.finish(mac) ? std::optional<Mac>(mac) : std::nullopt;
+  return hmac.finish();
 }
 
 using SecretKey = std::array<std::uint8_t, 32>;
@@ -245,20 +219,12 @@ Result<ArtefactStore> ArtefactStore::open(const std::string& state_dir) {
   return ArtefactStore(folder, *key);
 }
 
-Result<ArtefactStore::Name> ArtefactStore::name_of(
-    std::string_view wasm, const std::array<std::uint8_t, 32>& engine_key) const {
-  shared::Digest digest{};
-  unsigned size = 0;
-  EVP_MD_CTX* context = EVP_MD_CTX_new();
-  const bool ok = context != nullptr && EVP_DigestInit_ex(context, EVP_sha256(), nullptr) == 1 &&
-                  EVP_DigestUpdate(context, engine_key.data(), engine_key.size()) == 1 &&
-                  EVP_DigestUpdate(context, wasm.data(), wasm.size()) == 1 &&
-                  EVP_DigestFinal_ex(context, digest.data(), &size) == 1;
-  EVP_MD_CTX_free(context);
-  if (!ok) {
-    return crypto_failed();
-  }
-  return name(digest);
+ArtefactStore::Name ArtefactStore::name_of(std::string_view wasm,
+                                           const std::array<std::uint8_t, 32>& engine_key) {
+  Sha256 sha;
+  sha.update(engine_key);
+  sha.update(wasm);
+  return name(sha.finish());
 }
 
 ArtefactStore::Name ArtefactStore::name(const shared::Digest& digest) {
@@ -307,7 +273,7 @@ Result<Fd> ArtefactStore::verify(const Name& name, const std::string& path) cons
   if (trailer->digest != name.digest && path != path_of(name)) {
     return Error(ErrorCode::kNotFound, path);  // of another version of the module
   }
-  Hmac hmac(key_, name.hex);
+  HmacSha256 hmac = hmac_for(key_, name.hex);
   const std::optional<Mac> mac = mac_of_file(fd.get(), *size - kTrailerBytes, hmac);
   if (!mac) {
     return untrusted("cannot be read");
@@ -322,12 +288,13 @@ Result<Fd> ArtefactStore::verify(const Name& name, const std::string& path) cons
 }
 
 struct ArtefactStore::Writer::State {
-  State(const SecretKey& key, const Name& name) : hmac(key, name.hex), digest(name.digest) {}
+  State(const SecretKey& key, const Name& name)
+      : hmac(hmac_for(key, name.hex)), digest(name.digest) {}
   Fd fd;
   std::string temporary;
   std::string path;
   std::string folder;  // where another version that lies at `path` goes; empty: nowhere
-  Hmac hmac;
+  HmacSha256 hmac;
   shared::Digest digest;
   bool committed = false;
 
@@ -391,10 +358,7 @@ Result<void> ArtefactStore::Writer::append(std::string_view piece) {
 }
 
 Result<void> ArtefactStore::Writer::commit() {
-  Mac mac{};
-  if (!state_->hmac.finish(mac)) {
-    return crypto_failed();
-  }
+  const Mac mac = state_->hmac.finish();
   std::string trailer(reinterpret_cast<const char*>(state_->digest.data()), state_->digest.size());
   trailer.append(reinterpret_cast<const char*>(mac.data()), mac.size());
   trailer += kMagic;

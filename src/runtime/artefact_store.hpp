@@ -30,8 +30,7 @@ class ArtefactStore {
   static base::Result<ArtefactStore> open(const std::string& state_dir);
 
   // SHA-256 over the component's bytes and the engine's artefact key.
-  base::Result<Name> name_of(std::string_view wasm,
-                             const std::array<std::uint8_t, 32>& engine_key) const;
+  static Name name_of(std::string_view wasm, const std::array<std::uint8_t, 32>& engine_key);
 
   // An open file whose owner, mode and MAC are right; the time of its last use is now. `beside`:
   // where it may lie beside its module (artefact_beside), looked at first; empty: only in our own

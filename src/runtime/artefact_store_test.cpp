@@ -29,7 +29,7 @@ class ArtefactStoreTest : public ::testing::Test {
 
   ArtefactStore open() { return ArtefactStore::open(folder_).value(); }
   ArtefactStore::Name name(std::string_view wasm = "wasm") {
-    return open().name_of(wasm, engine_key_).value();
+    return ArtefactStore::name_of(wasm, engine_key_);
   }
   void write(std::string_view bytes, std::string_view wasm = "wasm") {
     auto writer = open().create(name(wasm)).value();
@@ -228,7 +228,7 @@ TEST_F(BesideTest, ATrialReadsWhatWasWrittenAndLeavesNothing) {
 }
 
 TEST_F(ArtefactStoreTest, AFullDiskLeavesNothing) {
-  const auto other = open().name_of("full", engine_key_).value();
+  const auto other = ArtefactStore::name_of("full", engine_key_);
   rlimit before{};
   ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
   const auto ignored = std::signal(SIGXFSZ, SIG_IGN);

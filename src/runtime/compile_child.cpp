@@ -87,7 +87,7 @@ base::Result<shared::Compiled> compile(const Job& job) {
   MIK_TRY_ASSIGN(const ArtefactStore store, ArtefactStore::open(job.settings.state_dir));
   MIK_TRY_ASSIGN(const engine::Engine engine,
                  engine::Engine::create(engine_options(job.settings, true)));
-  MIK_TRY_ASSIGN(const ArtefactStore::Name name, store.name_of(wasm, engine.artefact_key()));
+  const ArtefactStore::Name name = ArtefactStore::name_of(wasm, engine.artefact_key());
   const std::string beside = artefact_beside(job.settings, job.tenant, job.name);
   MIK_TRY_ASSIGN(const base::Fd lock, store.lock(name));
   MIK_TRY_ASSIGN(const auto found, find(job, store, name, beside));

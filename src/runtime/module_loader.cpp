@@ -57,7 +57,7 @@ base::Result<LoadedModule> ArtefactLoader::find_and_load(const LoadRequest& requ
                  ? base::Error(base::ErrorCode::kArtefact, "")
                  : wasm.error();
     }
-    MIK_TRY_ASSIGN(name, store_.name_of(*wasm, engine_.artefact_key()));
+    name = ArtefactStore::name_of(*wasm, engine_.artefact_key());
   }
   MIK_TRY_ASSIGN(
       const base::Fd artefact,

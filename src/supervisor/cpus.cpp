@@ -135,7 +135,9 @@ std::optional<double> tightest_of_groups(const std::string& root, const std::str
       // In a container the path is the host's while the mount shows the container's own group at
       // its root: both are read.
       limit = tighter(limit, tightest(mount + "/" + controllers, path, read_v1));
-      limit = tighter(limit, tightest(mount + "/" + controller, path, read_v1));
+      if (controllers != controller) {
+        limit = tighter(limit, tightest(mount + "/" + controller, path, read_v1));
+      }
     }
   }
   return limit;
@@ -174,6 +176,8 @@ CpuBudget combine(std::vector<int> cpus, std::optional<double> quota) {
   }
   return budget;
 }
+
+std::vector<int> usable_cpus() { return combine(affinity(), std::nullopt).cpus; }
 
 CpuBudget cpu_budget() { return combine(affinity(), cgroup_cpu_quota("")); }
 

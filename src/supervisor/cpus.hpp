@@ -24,6 +24,8 @@ struct CpuBudget {
 };
 
 CpuBudget cpu_budget();
+// CpuBudget::cpus alone, without a look at the control groups.
+std::vector<int> usable_cpus();
 
 // The two halves, for tests. `root` is put before /proc/self/cgroup and /sys/fs/cgroup.
 std::optional<double> cgroup_cpu_quota(const std::string& root);

@@ -58,7 +58,7 @@ Generation::Generation(Family& family, const Plan& plan, config::Settings settin
   for (const Listener* listener : listeners_) {
     equipment_.listeners.push_back(listener->fd());
   }
-  const std::vector<int> pins = settings_.pin_workers ? cpu_budget().cpus : std::vector<int>();
+  const std::vector<int> pins = settings_.pin_workers ? usable_cpus() : std::vector<int>();
   for (const std::uint32_t slot : plan.slots) {
     // By number and not by slot: each worker of a generation has a CPU of its own.
     const int cpu = pins.empty() ? -1 : pins[workers_.size() % pins.size()];

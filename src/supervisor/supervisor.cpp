@@ -37,7 +37,7 @@ shared::Drain drain_by(base::Time deadline, bool generation_only) {
 
 // Two generations must have room beside each other.
 std::size_t slots_for(const config::Settings& settings) {
-  const std::size_t one = std::max<std::size_t>(settings.workers, cpu_budget().cpus.size());
+  const std::size_t one = std::max<std::size_t>(settings.workers, usable_cpus().size());
   return std::min(2 * one, shared::kSlotsMax);
 }
 
