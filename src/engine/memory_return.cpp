@@ -9,11 +9,11 @@
 
 extern "C" {
 
-// The linker's names for --wrap.
-int __real_madvise(void* start, std::size_t bytes,
-                   int advice);  // NOLINT(bugprone-reserved-identifier)
-int __wrap_madvise(void* start, std::size_t bytes,
-                   int advice);  // NOLINT(bugprone-reserved-identifier)
+// NOLINTBEGIN(bugprone-reserved-identifier, readability-identifier-naming): the linker's names for
+// --wrap.
+int __real_madvise(void* start, std::size_t bytes, int advice);
+int __wrap_madvise(void* start, std::size_t bytes, int advice);
+// NOLINTEND(bugprone-reserved-identifier, readability-identifier-naming)
 
 }  // extern "C"
 
@@ -93,6 +93,12 @@ std::size_t move_end(Range range) noexcept {
   return 0;
 }
 
+std::size_t move_if_large(Range range) noexcept {
+  const bool wait = range.bytes >= kLargeBytes && waiting.count < waiting.ranges.size() &&
+                    waiting.bytes + range.bytes <= waiting.bytes_max;
+  return wait ? move_end(range) : 0;
+}
+
 }  // namespace
 
 void return_in_pieces(std::uint64_t bytes_max) noexcept { waiting.bytes_max = bytes_max; }
@@ -117,12 +123,10 @@ std::uint64_t take_bytes_moved() noexcept { return std::exchange(waiting.moved, 
 
 }  // namespace mik::engine
 
-extern "C" int __wrap_madvise(void* start, std::size_t bytes,
-                              int advice) {  // NOLINT(bugprone-reserved-identifier)
-  using namespace mik::engine;
-  if (advice == MADV_DONTNEED && bytes >= kLargeBytes && waiting.count < waiting.ranges.size() &&
-      waiting.bytes + bytes <= waiting.bytes_max) {
-    bytes -= move_end({static_cast<std::byte*>(start), bytes});
+// NOLINTNEXTLINE(bugprone-reserved-identifier, readability-identifier-naming)
+extern "C" int __wrap_madvise(void* start, std::size_t bytes, int advice) {
+  if (advice == MADV_DONTNEED) {
+    bytes -= mik::engine::move_if_large({static_cast<std::byte*>(start), bytes});
     if (bytes == 0) {
       return 0;
     }

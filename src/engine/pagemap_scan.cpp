@@ -61,9 +61,11 @@ bool is_reset_scan(const ScanArgument& scan) noexcept {
 
 extern "C" {
 
-// The linker's names for --wrap.
-int __real_ioctl(int fd, unsigned long request, ...);  // NOLINT(bugprone-reserved-identifier)
-int __wrap_ioctl(int fd, unsigned long request, ...);  // NOLINT(bugprone-reserved-identifier)
+// NOLINTBEGIN(bugprone-reserved-identifier, readability-identifier-naming): the linker's names for
+// --wrap.
+int __real_ioctl(int fd, unsigned long request, ...);
+int __wrap_ioctl(int fd, unsigned long request, ...);
+// NOLINTEND(bugprone-reserved-identifier, readability-identifier-naming)
 
 }  // extern "C"
 
@@ -163,6 +165,7 @@ int scan_with_room(int fd, ScanArgument& scan) {
     all = all.first(merged.count);
   }
   all = within_room(all, scan);
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): the kernel's interface has addresses as numbers
   std::memcpy(reinterpret_cast<void*>(asked_vec), all.data(), all.size_bytes());
   return static_cast<int>(all.size());
 }
@@ -175,7 +178,8 @@ extern "C" {
 // that the kernel is just moving (compaction), is neither reset nor dropped then, and the next
 // guest could read it. Asked for PRESENT or SWAPPED (a page on the move counts as swapped) the
 // kernel reports it, and the reset waits for it in a page fault.
-int __wrap_ioctl(int fd, unsigned long request, ...) {  // NOLINT(bugprone-reserved-identifier)
+// NOLINTNEXTLINE(bugprone-reserved-identifier, readability-identifier-naming)
+int __wrap_ioctl(int fd, unsigned long request, ...) {
   std::va_list arguments;
   va_start(arguments, request);
   void* argument = va_arg(arguments, void*);
