@@ -3,7 +3,6 @@
 A family is a session: each server is started in one of its own, and all its processes stay in it."""
 
 import contextlib
-import ctypes
 import os
 import platform
 import re
@@ -14,13 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TICK = os.sysconf("SC_CLK_TCK")
-
-
-def stay_in_memory():
-    """Keeps this process's pages where they are, if it may. Machines that reclaim memory before it is short made clients
-    wait for their own code, for up to half a minute."""
-    current, future, on_fault = 1, 2, 4
-    ctypes.CDLL(None).mlockall(current | future | on_fault)
 
 
 def read(pid, name):
