@@ -363,6 +363,8 @@ class Ticker {
   void end_run() noexcept;
 
   Counts counts() const noexcept;  // any thread
+  // Whether it has the core at once when it wakes, by real-time priority: README, "Traps".
+  bool at_once() const noexcept;
 
  private:
   struct State;

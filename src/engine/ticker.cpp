@@ -9,6 +9,7 @@
 #include <atomic>
 #include <csignal>
 #include <ctime>
+#include <latch>
 #include <thread>
 
 #include "engine/engine.hpp"
@@ -79,6 +80,7 @@ enum class Asleep : std::uint32_t { kNo, kUntilWatchedRun, kUntilRun };
 struct Ticker::State {
   State(Engine& e, int loop) : engine(e), loop_fd(loop) {
     thread = std::thread([this] { run(); });
+    begun.wait();
   }
 
   void run() {
@@ -86,9 +88,11 @@ struct Ticker::State {
     sigfillset(&all);
     pthread_sigmask(SIG_BLOCK, &all, nullptr);
     pthread_setname_np(pthread_self(), "ticker");
-    if (!run_at_once()) {
+    at_once = run_at_once();
+    if (!at_once) {
       ask_for_short_slices();
     }
+    begun.count_down();
     Pace pace;
     Pace::Woke woke = Pace::Woke::kTime;
     while (!stopping.load(std::memory_order_acquire)) {
@@ -168,6 +172,8 @@ struct Ticker::State {
 
   Engine& engine;
   const int loop_fd;
+  bool at_once = false;  // set before `begun`
+  std::latch begun{1};
   std::atomic<std::uint64_t> started = 0;
   std::atomic<Asleep> asleep = Asleep::kNo;
   std::atomic<bool> stopping = false;
@@ -199,6 +205,8 @@ void Ticker::end_run() noexcept {
   std::atomic<std::uint64_t>& started = state_->started;
   started.store(started.load(std::memory_order_relaxed) & ~kRuns, std::memory_order_relaxed);
 }
+
+bool Ticker::at_once() const noexcept { return state_->at_once; }
 
 Ticker::Counts Ticker::counts() const noexcept {
   return {.looks = state_->looks.load(std::memory_order_relaxed),
