@@ -90,9 +90,13 @@ base::Result<Engine> Engine::create(const EngineOptions& options) {
         .with_help(
             "build the crate in engine/, whose .cargo/config.toml sets --cfg rustix_use_libc");
   }
-  engine.waiting_bytes_max_ =
-      options.kept_bytes_max == 0 ? kWaitingMax : std::min(kWaitingMax, options.kept_bytes_max / 4);
-  engine.kept_bytes_max_ = scans ? for_next(options) : 0;
+  if (scans) {
+    // Without scans memories are dropped by the dozen, each of them however little was written.
+    engine.waiting_bytes_max_ = options.kept_bytes_max == 0
+                                    ? kWaitingMax
+                                    : std::min(kWaitingMax, options.kept_bytes_max / 4);
+    engine.kept_bytes_max_ = for_next(options);
+  }
   if (engine.kept_bytes_max_ != 0) {
     set_kept_room(engine.kept_bytes_max_);
   }

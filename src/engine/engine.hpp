@@ -225,8 +225,8 @@ class Guests {
   // To be called each turn of the loop: keeps what ended guests leave within its bounds, and gives
   // a piece of large memories back. True: more is left.
   bool tidy() noexcept;
-  // What giving back the memories of guests that ended since the last call will take, by what it
-  // took of late: nobody runs while that is done, so it is theirs to pay.
+  // What giving back the memories that were put off since the last call will take, by what it took
+  // of late for all: nobody runs while that is done, so it is for those whose guests wrote them.
   base::Duration put_off() noexcept;
   // Drops the kept instances of a component that gets no new requests.
   void forget(const Component& component);

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <ctime>
 #include <functional>
 
 #include "engine/convert.hpp"
@@ -52,6 +53,18 @@ Failure failure_from_c(int code) noexcept {
 
 constexpr std::size_t kInitialFields = 32;
 
+// What giving a byte back may take, in ns: few of the pages were written, or the machine is slow.
+constexpr double kReturnRateMin = 0.01;
+constexpr double kReturnRateMax = 0.2;
+// Over so many bytes it is averaged.
+constexpr double kReturnRateOver = 64 << 20;
+
+base::Duration thread_cpu() noexcept {
+  timespec time{};
+  ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+  return std::chrono::seconds(time.tv_sec) + std::chrono::nanoseconds(time.tv_nsec);
+}
+
 }  // namespace
 
 // Scratch that calls share, so that a request allocates nothing here.
@@ -80,6 +93,7 @@ Guests::~Guests() {
   if (loop_ != nullptr) {
     mik_loop_delete(loop_);
   }
+  return_in_pieces(0);
   while (return_some()) {
   }
 }
@@ -137,11 +151,13 @@ bool Guests::tidy() noexcept {
   if (before == 0) {
     return false;
   }
-  const base::Time start = base::Clock::now();
+  const base::Duration start = thread_cpu();
   const bool more = return_some();
-  const auto took = static_cast<double>((base::Clock::now() - start).count());
-  const double now = took / static_cast<double>(before - bytes_to_return());
-  return_ns_per_byte_ += (now - return_ns_per_byte_) / 16;
+  const auto took = static_cast<double>((thread_cpu() - start).count());
+  const auto bytes = static_cast<double>(before - bytes_to_return());
+  const double weight = std::min(bytes / kReturnRateOver, 1.0);
+  return_ns_per_byte_ += (took / bytes - return_ns_per_byte_) * weight;
+  return_ns_per_byte_ = std::clamp(return_ns_per_byte_, kReturnRateMin, kReturnRateMax);
   return more;
 }
 

@@ -21,6 +21,8 @@ namespace mik::engine {
 
 namespace {
 
+constexpr std::size_t kPage = 4096;
+
 // Smaller ranges are freed at once: 1,024 pages take 0.2 to 0.3 ms.
 constexpr std::size_t kLargeBytes = 4 << 20;
 
@@ -76,12 +78,13 @@ Range move_aside(Range from) noexcept {
   return {place + before, from.bytes};
 }
 
-// How much at the end of the range was moved. Only one mapping can be: an image of some pages lies
-// before the rest of a memory.
+// How much at the end of the range was moved. Before Linux 6.17 only one mapping can be, and an
+// image of some pages lies before the rest of a memory. Of several that were moved in part before
+// one could not be, the pages are freed: they read as dropped, and what is left is tried again.
 std::size_t move_end(Range range) noexcept {
   for (const std::size_t before :
        {std::size_t{0}, range.bytes / 8, range.bytes / 4, range.bytes / 2}) {
-    const std::size_t skipped = before / 4096 * 4096;
+    const std::size_t skipped = before / kPage * kPage;
     const Range moved = move_aside({range.start + skipped, range.bytes - skipped});
     if (moved.bytes > 0) {
       waiting.ranges[waiting.count++] = moved;
@@ -93,10 +96,14 @@ std::size_t move_end(Range range) noexcept {
   return 0;
 }
 
+// As much of its end as there is room for.
 std::size_t move_if_large(Range range) noexcept {
-  const bool wait = range.bytes >= kLargeBytes && waiting.count < waiting.ranges.size() &&
-                    waiting.bytes + range.bytes <= waiting.bytes_max;
-  return wait ? move_end(range) : 0;
+  const std::uint64_t room = waiting.bytes_max - std::min(waiting.bytes_max, waiting.bytes);
+  const std::size_t some = std::min<std::uint64_t>(range.bytes, room) / kPage * kPage;
+  if (some < kLargeBytes || waiting.count == waiting.ranges.size() || range.bytes % kPage != 0) {
+    return 0;
+  }
+  return move_end({range.start + (range.bytes - some), some});
 }
 
 }  // namespace
@@ -104,12 +111,15 @@ std::size_t move_if_large(Range range) noexcept {
 void return_in_pieces(std::uint64_t bytes_max) noexcept { waiting.bytes_max = bytes_max; }
 
 bool return_some() noexcept {
-  std::size_t piece = std::max<std::size_t>(kPieceBytes, waiting.bytes / kPiecePart / 4096 * 4096);
+  std::size_t piece =
+      std::max<std::size_t>(kPieceBytes, waiting.bytes / kPiecePart / kPage * kPage);
   while (waiting.count > 0 && piece > 0) {
     Range& last = waiting.ranges[waiting.count - 1];
     const std::size_t now = std::min(piece, last.bytes);
     last.bytes -= now;
-    ::munmap(last.start + last.bytes, now);
+    if (::munmap(last.start + last.bytes, now) != 0) {
+      __real_madvise(last.start + last.bytes, now, MADV_DONTNEED);  // too many mappings
+    }
     waiting.bytes -= now;
     waiting.count -= last.bytes == 0 ? 1 : 0;
     piece -= now;

@@ -202,20 +202,23 @@ TEST(PagemapScan, WhatHasCollectedIsGivenBackNowAndThen) {
   if (!pagemap_scan_usable()) {
     GTEST_SKIP() << "this kernel has no PAGEMAP_SCAN";
   }
-  Scanned scanned(WorkingSets::kSmallPages + 1);
-  std::array<abi::PageRegion, 32> regions{};
   std::vector<std::uint32_t> given_back;
-  for (std::uint32_t i = 0; i < 2 * WorkingSets::kResets + 10; ++i) {
-    abi::ScanArgument scan = scanned.argument();
-    const int count = scanned.find(scan, regions);
-    ASSERT_GE(count, 0);
-    if (count == 0) {
-      ASSERT_EQ(scan.walk_end, scan.start) << "all of it, and nothing is copied";
-      given_back.push_back(i);
-    } else {
-      ASSERT_EQ(scan.walk_end, scan.end);
+  const auto scan_often = [&given_back] {
+    Scanned scanned(WorkingSets::kSmallPages + 1);
+    std::array<abi::PageRegion, 32> regions{};
+    for (std::uint32_t i = 0; i < 2 * WorkingSets::kResets + 10; ++i) {
+      abi::ScanArgument scan = scanned.argument();
+      const int count = scanned.find(scan, regions);
+      ASSERT_GE(count, 0);
+      if (count == 0) {
+        ASSERT_EQ(scan.walk_end, scan.start) << "all of it, and nothing is copied";
+        given_back.push_back(i);
+      } else {
+        ASSERT_EQ(scan.walk_end, scan.end);
+      }
     }
-  }
+  };
+  std::thread(scan_often).join();  // a thread that knows of no memory yet
   EXPECT_EQ(given_back, (std::vector{WorkingSets::kResets, 2 * WorkingSets::kResets}));
 }
 

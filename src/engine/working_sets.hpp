@@ -4,17 +4,16 @@
 // what is kept is again what guests need today.
 #pragma once
 
-#include <array>
-#include <cstddef>
 #include <cstdint>
+#include <unordered_map>
 
 namespace mik::engine {
 
 class WorkingSets {
  public:
-  // A memory is given back after so many resets of all memories together: one that is used all the
-  // time after hundreds of its own (a fault for each page, in one of hundreds of requests), one
-  // that is used now and then each time.
+  // A memory is given back after so many resets of all memories (and tables) together: one that is
+  // used all the time after hundreds of its own (a fault for each page, in one of hundreds of
+  // requests), one that is used now and then each time.
   static constexpr std::uint32_t kResets = 16384;
   // A set that is not worth it.
   static constexpr std::uint64_t kSmallPages = 32;
@@ -22,26 +21,21 @@ class WorkingSets {
   // A reset of the memory at `start` found `pages`: shall all of them be given back?
   bool is_old(std::uint64_t start, std::uint64_t pages) noexcept {
     ++resets_;
-    Since& entry = table_[(start * 0x9E3779B97F4A7C15) >> (64 - kBits)];
-    if (entry.start != start) {
-      entry = {start, resets_};
+    if (pages <= kSmallPages) {
       return false;
     }
-    if (pages <= kSmallPages || resets_ - entry.resets < kResets) {
+    const auto [entry, is_new] = since_.try_emplace(start, resets_);
+    if (is_new || resets_ - entry->second < kResets) {
       return false;
     }
-    entry.resets = resets_;
+    entry->second = resets_;
     return true;
   }
 
  private:
-  static constexpr unsigned kBits = 12;
-  // Since when the memory collects. Two that share an entry are given back seldom or never.
-  struct Since {
-    std::uint64_t start = 0;
-    std::uint32_t resets = 0;  // wraps
-  };
-  std::array<Since, std::size_t{1} << kBits> table_{};
+  // How many resets there had been when the memory began to collect; they wrap. Of each memory that
+  // ever was large: no more than a pool has.
+  std::unordered_map<std::uint64_t, std::uint32_t> since_;
   std::uint32_t resets_ = 0;
 };
 

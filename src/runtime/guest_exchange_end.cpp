@@ -180,9 +180,8 @@ void GuestExchange::release_guest(base::Time now) {
   stats_ = context_.guests->stats(id_);
   spans_.guest_ends(now, stats_);
   count_guest(now);
-  context_.scheduler->remove(*this);
+  context_.scheduler->release(*this);
   say_memory();
-  context_.guests->release(id_);
   id_ = 0;
   component_.reset();  // after the engine's own reference: the last one is dropped off the loop
 }

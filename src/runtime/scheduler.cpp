@@ -72,6 +72,16 @@ void Scheduler::remove(GuestTask& task) noexcept {
   }
 }
 
+void Scheduler::release(GuestTask& task) noexcept {
+  Account* const account = task.account_;  // outlives the task
+  remove(task);
+  guests_.release(task.id_);
+  const base::Duration put_off = guests_.put_off();
+  if (account != nullptr && put_off > base::Duration::zero()) {
+    pay(*account, put_off);
+  }
+}
+
 void Scheduler::put(GuestTask& task, Kind kind, End end) {
   Account& account = *task.account_;
   TaskQueue& queue = account.queue(kind);
@@ -339,6 +349,7 @@ bool Scheduler::run(Pick pick) {
   ++runs_;
   // Others may wait for the end of this run.
   const bool watched = (goes_on || account.may_be_long()) && !account.yields_in_vain();
+  guests_.put_off();  // of instances that were kept, or dropped with their module: nobody's
   ticker_.begin_run(start, watched);
   const engine::Events events = guests_.run(task.id_, start, engine::Pace::kRunMin);
   ticker_.end_run();

@@ -94,6 +94,8 @@ class Scheduler final : public net::TurnHook {
   void add(GuestTask& task, engine::RequestId id, Account* account = nullptr);
   // Forgets the task, wherever it is. The caller releases the id.
   void remove(GuestTask& task) noexcept;
+  // Both, whether the guest is over or not: what giving its memory back will take is its account's.
+  void release(GuestTask& task) noexcept;
 
   // Calls the task's on_write: before a turn is over, and soon. For tasks that were added.
   void write_soon(GuestTask& task);

@@ -1,13 +1,11 @@
 #include "runtime/scheduler.hpp"
 
 #include <gtest/gtest.h>
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <memory>
 #include <vector>
 
-#include "engine/memory_return.hpp"
 #include "runtime/test_scheduler.hpp"
 #include "runtime/test_worker.hpp"
 
@@ -32,24 +30,6 @@ TEST_F(SchedulerTest, ShortGuestsPassOneThatComputesForEver) {
     EXPECT_TRUE(quick.complete()) << i;
   }
   endless.close(http::Outcome::kClientGone);
-}
-
-// The pieces are given back in turns that follow at once, not one each time something happens.
-TEST_F(SchedulerTest, ALoopWithMemoryToGiveBackDoesNotSleep) {
-  constexpr std::size_t kBytes = 16 << 20;
-  void* const memory =
-      ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  ASSERT_NE(memory, MAP_FAILED);
-  ASSERT_FALSE(scheduler_.on_turn(base::Clock::now()));
-  ASSERT_EQ(::madvise(memory, kBytes, MADV_DONTNEED), 0);  // as the engine does it on this thread
-  ASSERT_EQ(engine::bytes_to_return(), kBytes);
-  int turns = 0;
-  while (scheduler_.on_turn(base::Clock::now())) {
-    ASSERT_LT(++turns, 1000);
-  }
-  EXPECT_GE(turns, 10);
-  EXPECT_EQ(engine::bytes_to_return(), 0u);
-  ::munmap(memory, kBytes);
 }
 
 // risks.md 4: the limit on started guests counts young ones only, or eight endless guests would

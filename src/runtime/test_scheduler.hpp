@@ -3,6 +3,7 @@
 #pragma once
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 
 #include <deque>
 #include <memory>
@@ -22,12 +23,14 @@ class TestScheduler : public ::testing::Test, public engine::Guests::Observer, p
     Guest(TestScheduler& rig, engine::RequestId id) : rig_(rig), request_(id) {}
     ~Guest() override { close(); }
     void close() {
-      if (request_ != 0) {
-        rig_.scheduler_->remove(*this);
-        rig_.guests_->release(std::exchange(request_, 0));
+      if (std::exchange(request_, 0) != 0) {
+        rig_.scheduler_->release(*this);
       }
     }
     void on_run(engine::Events events) override {
+      if (drops_bytes > 0) {
+        drop_memory(drops_bytes);
+      }
       if (!std::exchange(started, true)) {
         rig_.started_.push_back(this);
       }
@@ -52,6 +55,7 @@ class TestScheduler : public ::testing::Test, public engine::Guests::Observer, p
       written_after = rig_.ran_.size();
       close();
     }
+    std::size_t drops_bytes = 0;  // with each run, as the engine does it at a guest's end
     bool started = false;
     bool done = false;
     bool failed = false;
@@ -108,6 +112,13 @@ class TestScheduler : public ::testing::Test, public engine::Guests::Observer, p
         engine::fake::clock_ns += 50'000;
       }
     }
+  }
+  static void drop_memory(std::size_t bytes) {
+    void* const memory =
+        ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    ASSERT_NE(memory, MAP_FAILED);
+    ASSERT_EQ(::madvise(memory, bytes, MADV_DONTNEED), 0);
+    ::munmap(memory, bytes);
   }
   static double ms(base::Duration duration) {
     return std::chrono::duration<double, std::milli>(duration).count();

@@ -107,7 +107,7 @@ class AddressSpace(Case):
 
 
 class LargeMemories(Case):
-    """Given back in pieces, between other work: the next guest finds none of it, and none of it stays."""
+    """What guests leave is given back, whether in pieces between other work or at once: none of it stays."""
 
     def test_come_back(self):
         with Server(workers=1, home=temporary_folder()) as server:
