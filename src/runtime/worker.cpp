@@ -302,8 +302,7 @@ base::Result<void> Worker::start_engine() {
   ticker_.emplace(*engine_, loop_->descriptor());
   if (!ticker_->at_once()) {
     log_.line(telemetry::Level::kInfo,
-              "No real-time priority (RLIMIT_RTPRIO): a module that computes may keep other "
-              "processes from this core");
+              "No real-time priority (RLIMIT_RTPRIO): computing guests may hold up this core");
   }
   MIK_TRY_ASSIGN(guests_, engine::Guests::create(*engine_, guest_observer_));
   return {};
