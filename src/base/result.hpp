@@ -25,17 +25,17 @@ class [[nodiscard]] Result {
   bool has_value() const noexcept { return state_.index() == 0; }
   explicit operator bool() const noexcept { return has_value(); }
 
-  T& value() & { return check(), *std::get_if<0>(&state_); }
-  const T& value() const& { return check(), *std::get_if<0>(&state_); }
-  T&& value() && { return check(), std::move(*std::get_if<0>(&state_)); }
+  T& value() & { return is<0>(state_); }
+  const T& value() const& { return is<0>(state_); }
+  T&& value() && { return std::move(is<0>(state_)); }
   T& operator*() & { return value(); }
   const T& operator*() const& { return value(); }
   T&& operator*() && { return std::move(*this).value(); }
   T* operator->() { return &value(); }
   const T* operator->() const { return &value(); }
 
-  const Error& error() const& { return check_error(), *std::get_if<1>(&state_); }
-  Error&& error() && { return check_error(), std::move(*std::get_if<1>(&state_)); }
+  const Error& error() const& { return is<1>(state_); }
+  Error&& error() && { return std::move(is<1>(state_)); }
 
   T value_or(T other) && { return has_value() ? std::move(*this).value() : std::move(other); }
 
@@ -56,8 +56,12 @@ class [[nodiscard]] Result {
   }
 
  private:
-  void check() const { MIK_ASSERT(has_value()); }
-  void check_error() const { MIK_ASSERT(!has_value()); }
+  template <std::size_t kWhich, class State>
+  static auto& is(State& state) {
+    auto* const it = std::get_if<kWhich>(&state);
+    MIK_ASSERT(it != nullptr);
+    return *it;
+  }
 
   std::variant<T, Error> state_;
 };
