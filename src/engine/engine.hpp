@@ -337,13 +337,14 @@ class Guests {
   double return_ns_per_byte_ = 0.07;  // a page: 0.28 us
 };
 
-// Asks the guest that has the loop for it: when it has had a slice and, if its run is watched, as
-// soon as the loop has something else to do (pace.hpp). Wakes for nothing while no guest
-// runs: an idle worker takes no CPU. Has a thread of its own; begin_run() and end_run() belong to
-// the loop thread.
+// Asks the guest that has the loop for it: when it has had a slice and, if its run is watched, soon
+// after the loop has something else to do (pace.hpp). A timer that interrupts the loop's own thread
+// (SIGURG, timer_create(2)); it is not set while no guest runs: an idle worker takes no CPU. Made,
+// used and destroyed on the loop's thread, which must not block that signal, and whose system calls
+// may be interrupted by it (those that SA_RESTART does not go on with: signal(7)).
 class Ticker {
  public:
-  // Since it was made: how often it woke, moved the epoch, and did so because the loop had input.
+  // Since it was made: how often it looked, moved the epoch, and did so because the loop had input.
   struct Counts {
     std::uint64_t looks = 0;
     std::uint64_t ticks = 0;
@@ -351,23 +352,22 @@ class Ticker {
   };
 
   // `loop_fd` is readable while the loop has something to do, and outlives the ticker. Without one
-  // guests have whole slices.
-  explicit Ticker(Engine& engine, int loop_fd = -1);
+  // guests have whole slices. Fails where there are no timers (RLIMIT_SIGPENDING).
+  static base::Result<Ticker> create(Engine& engine, int loop_fd = -1);
   ~Ticker();
-  Ticker(const Ticker&) = delete;
-  Ticker& operator=(const Ticker&) = delete;
+  Ticker(Ticker&&) noexcept;
+  Ticker& operator=(Ticker&&) noexcept;
 
   // Around each run of a guest. No system call, but one for a run that is watched, or the first for
-  // some time, while the ticker sleeps. One that is not watched has Pace::kGuard and a slice.
+  // some time, while the timer is not set. One that is not watched has Pace::kGuard and a slice.
   void begin_run(base::Time now, bool watched = true) noexcept;
   void end_run() noexcept;
 
-  Counts counts() const noexcept;  // any thread
-  // Whether it has the core at once when it wakes, by real-time priority: README, "Traps".
-  bool at_once() const noexcept;
+  Counts counts() const noexcept;
 
  private:
   struct State;
+  explicit Ticker(std::unique_ptr<State> state) noexcept;
   std::unique_ptr<State> state_;
 };
 

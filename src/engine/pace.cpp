@@ -7,9 +7,6 @@ namespace mik::engine {
 
 namespace {
 
-// From a tick until the next run has begun, about: waiting for so long more makes one timer a
-// slice.
-constexpr base::Duration kYield = std::chrono::microseconds(50);
 // CPU budgets are looked at by ticks: they come to guests, too, that wait before each slice is
 // over.
 constexpr base::Duration kTicksApartMax = 2 * Pace::kTick;
@@ -23,53 +20,44 @@ base::Duration Pace::pay(base::Time now) noexcept {
   return wait;
 }
 
-Pace::Step Pace::look(base::Time now, Run run, Woke woke) noexcept {
-  const Step step = decide(now, run, woke);
+base::Duration Pace::begin(base::Time now, bool watched) noexcept {
+  ticked_ = now;  // there was nobody to mind any
+  return watched ? pay(now) : kGuard;
+}
+
+Pace::Step Pace::look(base::Time now, Run run, bool input) noexcept {
+  const Step step = decide(now, run, input);
   if (step.tick != Step::Tick::kNone) {
     ticked_ = now;
   }
   return step;
 }
 
-Pace::Step Pace::decide(base::Time now, Run run, Woke woke) noexcept {
+Pace::Step Pace::decide(base::Time now, Run run, bool input) noexcept {
   using Tick = Step::Tick;
+  constexpr Step::Sooner kWatched = Step::Sooner::kWatched;
   const bool quiet = std::exchange(last_, run) == run;
   if (!run.on) {
     if (quiet) {
-      return {Tick::kNone, Wait::kRun, {}};
+      return {};
     }
-    if (run.watched && !credit(now)) {
-      return {Tick::kIdle, Wait::kTime, pay(now)};
-    }
-    return {Tick::kIdle, Wait::kWatchedRunOrTime, kGuard};
+    return run.watched && !credit(now) ? Step{Tick::kIdle, pay(now)}
+                                       : Step{Tick::kIdle, kGuard, kWatched};
   }
   const base::Duration age = now - run.began;
   if (!run.watched && age < kSlice) {
-    return {age >= kRunMin ? Tick::kSlice : Tick::kIdle, Wait::kWatchedRunOrTime, kGuard};
+    return {age >= kRunMin ? Tick::kSlice : Tick::kIdle, kGuard, kWatched};
   }
-  if (age >= kSlice) {
+  if (age < kRunMin) {
+    // A tick so early asks nobody for the loop. Guests all of whose runs are short have no others.
+    return {Tick::kIdle, std::exchange(computes_, false) ? kSoon : pay(now)};
+  }
+  if (age >= kSlice || input) {
     computes_ = true;
-    if (std::exchange(asked_, run) == run && woke == Woke::kInput) {
-      // Asked already, and it cannot answer while we have the core.
-      return {Tick::kNone, Wait::kTime, kSoon};
-    }
-    return {Tick::kSlice, Wait::kInputOrTime, kSlice + kYield};
+    return {age >= kSlice ? Tick::kSlice : Tick::kPreempt, kSoon};
   }
-  if (age >= kRunMin) {
-    if (woke == Woke::kInput) {
-      computes_ = true;
-      return {Tick::kPreempt, Wait::kTime, kSoon};
-    }
-    if (now - ticked_ >= kTicksApartMax) {
-      return {Tick::kSlice, Wait::kInputOrTime, kSlice + kYield};
-    }
-    return {Tick::kNone, Wait::kInputOrTime, kSlice - age};
-  }
-  // A tick so early asks nobody for the loop. Guests all of whose runs are short have no others.
-  if (std::exchange(computes_, false)) {
-    return {Tick::kIdle, Wait::kTime, kSoon};
-  }
-  return {Tick::kIdle, Wait::kTime, pay(now)};
+  return {now - ticked_ >= kTicksApartMax ? Tick::kSlice : Tick::kNone,
+          std::min(kAgain, kSlice - age)};
 }
 
 }  // namespace mik::engine

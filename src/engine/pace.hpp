@@ -1,19 +1,13 @@
-// When the ticker looks at the guest that has the loop, when it asks that guest for the loop, and
-// what it waits for in between. Decides only: ticker.cpp has the clock, the thread and the system
-// calls. Confined to the ticker's thread.
+// When the ticker looks at the guest that has the loop, and when it asks that guest for the loop.
+// Decides only: ticker.cpp has the clock and the timer. Confined to the loop's thread.
 //
-// What it costs. Waking by a timer is dear (2 us of CPU, 20 us in a virtual machine that leaves for
-// each timer that is set), waking because something came to the loop or a run began is not (3 us).
-// So runs for which nobody need wait long wake nobody: they are looked at once in kGuard while
-// there are any, and a long one among them is found by that. One for which others may wait wakes
-// the ticker when it begins, is looked at soon after, and is then given up when the loop has input.
-// Timers are bounded to one in kTick on average, kSaved of them saved up: a loop that is never idle
-// is looked at once in kTick, one that has a request now and then at each of them. Only a guest
-// that was found to compute has more.
-//
-// Whoever has just had the core is not given it again at once, whatever wakes it (Linux's EEVDF: it
-// is not eligible), but at the next tick of the kernel, which may be 4 ms away. So a look is
-// followed by kSoon of sleep where another wake would be likely.
+// What it costs. A look is a timer and a signal, 2 us of CPU (more in a virtual machine that leaves
+// for each timer that is set). So runs for which nobody need wait long set no timer: they are
+// looked at once in kGuard while there are any, and a long one among them is found by that. One for
+// which others may wait is looked at soon after it begins, from time to time from then on, and is
+// given up when the loop has input at one of these looks. First looks are bounded to one in kTick
+// on average, kSaved of them saved up: a loop that is never idle is looked at once in kTick, one
+// that has a request now and then at each of them. Only a guest that was found to compute has more.
 #pragma once
 
 #include <cstdint>
@@ -30,6 +24,8 @@ class Pace {
   static constexpr base::Duration kRunMin = std::chrono::microseconds(100);
   // After what says that a guest may be computing.
   static constexpr base::Duration kSoon = std::chrono::microseconds(200);
+  // And if it is, and the loop had no input.
+  static constexpr base::Duration kAgain = std::chrono::microseconds(300);
   static constexpr base::Duration kTick = std::chrono::milliseconds(1);
   static constexpr base::Duration kSaved = 20 * kTick;
   // At what distance runs are looked at that are not watched.
@@ -42,13 +38,6 @@ class Pace {
     bool watched = true;
     bool operator==(const Run&) const = default;
   };
-  enum class Wait : std::uint8_t {
-    kTime,
-    kInputOrTime,
-    kRun,               // until any begins, however long that takes
-    kWatchedRunOrTime,  // until a watched one begins
-  };
-  enum class Woke : std::uint8_t { kTime, kInput, kRun };
   struct Step {
     enum class Tick : std::uint8_t {
       kNone,
@@ -56,24 +45,28 @@ class Pace {
       kSlice,    // the guest has had its slice, or none has been looked at for long
       kPreempt,  // the loop has something else to do
     };
+    // Which runs are looked at sooner when they begin.
+    enum class Sooner : std::uint8_t { kNone, kWatched };
+
     Tick tick = Tick::kNone;
-    Wait wait = Wait::kTime;
-    base::Duration time{};
+    base::Duration time{};  // until the next look; 0: none until a run begins
+    Sooner sooner = Sooner::kNone;
   };
 
-  // `woke`: what ended the last wait. Input is that the loop has something to do.
-  Step look(base::Time now, Run run, Woke woke) noexcept;
+  // How long until the first look at a run that begins, there being none or a later one.
+  base::Duration begin(base::Time now, bool watched) noexcept;
+  // `input`: the loop has something to do.
+  Step look(base::Time now, Run run, bool input) noexcept;
 
  private:
   bool credit(base::Time now) const noexcept { return paid_until_ <= now; }
   base::Duration pay(base::Time now) noexcept;
 
-  Step decide(base::Time now, Run run, Woke woke) noexcept;
+  Step decide(base::Time now, Run run, bool input) noexcept;
 
   Run last_;
   base::Time ticked_;
   base::Time paid_until_;
-  Run asked_;              // had its slice
   bool computes_ = false;  // a guest was asked for the loop just now: one timer is free
 };
 

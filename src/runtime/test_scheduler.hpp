@@ -132,7 +132,7 @@ class TestScheduler : public ::testing::Test, public engine::Guests::Observer, p
   bool writes_late_ = false;  // what a guest that is done has to say waits for others
   engine::Engine engine_ = engine::Engine::create({}).value();
   engine::Component component_ = engine::Component::load(engine_, 0, {}).value();
-  engine::Ticker ticker_{engine_};
+  engine::Ticker ticker_ = engine::Ticker::create(engine_).value();
   std::unique_ptr<engine::Guests> guests_ = engine::Guests::create(engine_, *this).value();
   std::unique_ptr<Scheduler> scheduler_;
   std::vector<Guest*> started_;

@@ -330,7 +330,7 @@ class TestWorker : public ::testing::Test,
   telemetry::Log log_{null_.get(), config::LogLevel::kTrace, config::LogFormat::kJson,
                       telemetry::Writing::kDirect};
   engine::Engine engine_ = engine::Engine::create({}).value();
-  engine::Ticker ticker_{engine_};
+  engine::Ticker ticker_ = engine::Ticker::create(engine_).value();
   std::unique_ptr<engine::Guests> guests_ = engine::Guests::create(engine_, *this).value();
   Context context_{settings_, *loop_, segment_, 0, log_, telemetry::Random(7)};
   TestLoader loader_{engine_};  // before the threads that use it

@@ -299,11 +299,7 @@ base::Result<void> Worker::start_engine() {
   }
   instances_max_ = options.instances_max;
   engine_.emplace(std::move(*engine));
-  ticker_.emplace(*engine_, loop_->descriptor());
-  if (!ticker_->at_once()) {
-    log_.line(telemetry::Level::kInfo,
-              "No real-time priority (RLIMIT_RTPRIO): computing guests may hold up this core");
-  }
+  MIK_TRY_ASSIGN(ticker_, engine::Ticker::create(*engine_, loop_->descriptor()));
   MIK_TRY_ASSIGN(guests_, engine::Guests::create(*engine_, guest_observer_));
   return {};
 }
