@@ -76,7 +76,6 @@ struct Target {
 
 struct Value;
 
-// NOLINTNEXTLINE(clang-analyzer-optin.performance.Padding): in the order in which rows are written
 struct Key {
   SectionId section;
   std::string_view name;

@@ -82,7 +82,6 @@ struct TracingSettings {
   double sample_ratio = 1.0;
 };
 
-// NOLINTNEXTLINE(clang-analyzer-optin.performance.Padding): by subject, and there is one of it
 struct Settings {
   std::string config_file;  // absolute; empty: there is none
   std::string project_name;

@@ -165,7 +165,6 @@ int scan_with_room(int fd, ScanArgument& scan) {
     all = all.first(merged.count);
   }
   all = within_room(all, scan);
-  // NOLINTNEXTLINE(performance-no-int-to-ptr): the kernel's interface has addresses as numbers
   std::memcpy(reinterpret_cast<void*>(asked_vec), all.data(), all.size_bytes());
   return static_cast<int>(all.size());
 }

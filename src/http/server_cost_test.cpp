@@ -18,6 +18,10 @@ std::size_t allocations = 0;
 
 }  // namespace
 
+#if !defined(__has_feature)
+#define __has_feature(feature) 0
+#endif
+#if !__has_feature(thread_sanitizer)  // which brings its own: nothing is counted there
 // NOLINTBEGIN(misc-definitions-in-headers,cppcoreguidelines-no-malloc): counting is the purpose.
 void* operator new(std::size_t bytes) {
   ++allocations;
@@ -29,6 +33,7 @@ void* operator new(std::size_t bytes) {
 void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 // NOLINTEND(misc-definitions-in-headers,cppcoreguidelines-no-malloc)
+#endif
 
 namespace mik::http::testing {
 namespace {

@@ -160,7 +160,8 @@ TEST(OtlpEncoder, ATraceStateThatIsNoneIsLeftOut) {
 
 TEST(OtlpEncoder, ReadsWhatACollectorAnswers) {
   EXPECT_EQ(read_export_response("")->rejected_spans, 0u);
-  const auto partial = read_export_response("\x0a\x07\x08\x03\x12\x03why"s);
+  const std::string said = "\x0a\x07\x08\x03\x12\x03why"s;  // the answer is views into it
+  const auto partial = read_export_response(said);
   ASSERT_TRUE(partial.has_value());
   EXPECT_EQ(partial->rejected_spans, 3u);
   EXPECT_EQ(partial->error_message, "why");
