@@ -38,7 +38,7 @@ Pace::Run run_of(std::uint64_t word) noexcept {
 }
 
 // Which runs set the timer when they begin.
-enum class Sets : std::uint8_t { kAny, kWatched, kNone };
+enum class Sets : std::uint8_t { kAny, kIfWatched, kNone };
 
 // No other thread touches them; the handler does. Nothing but loads and stores is made of this.
 template <class T>
@@ -121,7 +121,7 @@ struct Ticker::State {
       set(sets, Sets::kAny);
       return;
     }
-    set(sets, step.sooner == Pace::Step::Sooner::kWatched ? Sets::kWatched : Sets::kNone);
+    set(sets, step.sooner == Pace::Step::Sooner::kWatched ? Sets::kIfWatched : Sets::kNone);
     wait(step.time);
   }
 
@@ -134,7 +134,7 @@ struct Ticker::State {
     set(begins, true);
     std::atomic_signal_fence(std::memory_order_seq_cst);
     const base::Duration time = pace.begin(now, watched);
-    set(sets, watched ? Sets::kNone : Sets::kWatched);
+    set(sets, watched ? Sets::kNone : Sets::kIfWatched);
     std::atomic_signal_fence(std::memory_order_seq_cst);
     set(begins, false);  // before the timer is set: what it sends may be there at once
     wait(time);
@@ -174,7 +174,7 @@ void Ticker::begin_run(base::Time now, bool watched) noexcept {
   std::atomic_signal_fence(std::memory_order_seq_cst);
   // A look from here on finds a run that has begun.
   const Sets sets = get(state_->sets);
-  if (sets == Sets::kAny || (sets == Sets::kWatched && watched)) {
+  if (sets == Sets::kAny || (sets == Sets::kIfWatched && watched)) {
     state_->begin(now, watched);
   }
 }
