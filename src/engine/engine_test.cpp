@@ -243,6 +243,7 @@ TEST_F(TickerTest, SaysWhereThereAreNoTimers) {
   ASSERT_EQ(::setrlimit(RLIMIT_SIGPENDING, &before), 0);
   ASSERT_FALSE(ticker.has_value());
   EXPECT_NE(ticker.error().to_string().find("timer_create"), std::string::npos);
+  EXPECT_NE(ticker.error().help().find("RLIMIT_SIGPENDING"), std::string::npos);
 }
 
 }  // namespace

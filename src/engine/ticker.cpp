@@ -80,7 +80,10 @@ struct Ticker::State {
     event.sigev_value.sival_ptr = this;
     event._sigev_un._tid = static_cast<pid_t>(::syscall(SYS_gettid));
     if (::timer_create(CLOCK_MONOTONIC, &event, &timer) != 0) {
-      return base::Error::from_errno("timer_create", errno);
+      const bool none = errno == EAGAIN;
+      base::Error error = base::Error::from_errno("timer_create", errno);
+      return none ? std::move(error).with_help("a worker needs one: RLIMIT_SIGPENDING, ulimit -i")
+                  : std::move(error);
     }
     made = true;
     return {};
