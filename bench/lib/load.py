@@ -20,7 +20,8 @@ from tools import Missing, find
 
 HERE = Path(__file__).resolve().parent
 # System calls that are the pace of a clock or of threads that wait for each other, not work for a request.
-WAITING = {"clock_nanosleep", "nanosleep", "ppoll", "futex", "restart_syscall", "sched_yield"}
+WAITING = {"clock_nanosleep", "nanosleep", "ppoll", "futex", "restart_syscall", "sched_yield", "timer_settime",
+           "rt_sigreturn"}
 
 
 def run_wrk(url, connections, seconds, cores, body=0, spread=0, accept=""):

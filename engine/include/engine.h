@@ -107,7 +107,7 @@ typedef struct mik_engine_options { /* zeroed means defaults; abi must be MIK_EN
 mik_engine *mik_engine_new(const mik_engine_options *options, mik_err *err);
 void mik_engine_delete(mik_engine *engine);
 
-/* One tick of the epoch. To be called at least every 1 to 2 ms while any guest runs: a running guest looks at its slice,
+/* One tick of the epoch. To be called every few milliseconds at least while any guest runs: a running guest looks at its slice,
  * its CPU budget and its cancellation at ticks and nowhere else. Who knows when the guest should stop gives it a short
  * slice and ticks then. Any thread, signal handlers included. */
 void mik_engine_tick(mik_engine *engine);

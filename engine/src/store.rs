@@ -397,7 +397,7 @@ pub fn new_store(
 mod tests {
     use super::*;
 
-    /// A wake of the ticker may lie between the beginning that the caller counts from and ours: a tick that came when
+    /// A look of the ticker may lie between the beginning that the caller counts from and ours: a tick that came when
     /// the slice was just over was taken for one that is too early, and nobody ticked again for a millisecond.
     #[test]
     fn a_slice_begins_when_the_caller_says() {

@@ -8,8 +8,10 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <csignal>
 #include <cstdint>
-#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -218,20 +220,28 @@ TEST_F(TickerTest, ALongRunThatWasExpectedToBeShortGetsATick) {
 // everybody else from the core for up to 5 s (soaks lost answers), unless it had real-time
 // priority, which not everybody may have.
 TEST_F(TickerTest, InterruptsTheThreadThatMadeIt) {
-  const auto threads = [] {
-    return std::ranges::distance(std::filesystem::directory_iterator("/proc/self/task"),
-                                 std::filesystem::directory_iterator());
-  };
-  const auto before = threads();
-  std::jthread([&] {
+  sigset_t urgent;
+  sigemptyset(&urgent);
+  sigaddset(&urgent, SIGURG);
+  sigset_t before;
+  ASSERT_EQ(::pthread_sigmask(SIG_BLOCK, &urgent, &before), 0);  // the thread inherits it
+  std::jthread([] {
     Engine engine = Engine::create({}).value();
     Ticker ticker = Ticker::create(engine).value();
     ticker.begin_run(base::Clock::now());
-    while (ticker.counts().ticks < 3) {  // nothing but an interruption ends this
+    const base::Time limit = base::Clock::now() + std::chrono::seconds(30);
+    while (ticker.counts().ticks < 3 && base::Clock::now() < limit) {
     }
-    EXPECT_EQ(threads(), before + 1);
+    EXPECT_GE(ticker.counts().ticks, 3u);
+    // Whom the kernel is to signal; where it does not say so, that it did has to do.
+    std::ifstream file("/proc/self/timers");
+    const std::string timers{std::istreambuf_iterator<char>(file), {}};
+    if (!timers.empty()) {
+      EXPECT_NE(timers.find("signal/tid." + std::to_string(::gettid()) + "\n"), std::string::npos)
+          << timers;
+    }
   }).join();
-  EXPECT_EQ(ticker_.counts().looks, 0u) << "who belongs to another thread";
+  ASSERT_EQ(::pthread_sigmask(SIG_SETMASK, &before, nullptr), 0);
 }
 
 TEST_F(TickerTest, SaysWhereThereAreNoTimers) {

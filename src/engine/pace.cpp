@@ -45,16 +45,21 @@ Pace::Step Pace::decide(base::Time now, Run run, bool input) noexcept {
                                        : Step{Tick::kIdle, kGuard, kWatched};
   }
   const base::Duration age = now - run.began;
-  if (!run.watched && age < kSlice) {
+  if (!run.watched) {
     return {age >= kRunMin ? Tick::kSlice : Tick::kIdle, kGuard, kWatched};
   }
   if (age < kRunMin) {
     // A tick so early asks nobody for the loop. Guests all of whose runs are short have no others.
     return {Tick::kIdle, std::exchange(computes_, false) ? kSoon : pay(now)};
   }
-  if (age >= kSlice || input) {
+  if (age >= kSlice) {
     computes_ = true;
-    return {age >= kSlice ? Tick::kSlice : Tick::kPreempt, kSoon};
+    // One that was asked and is in a call of the host for long can answer no sooner.
+    return {Tick::kSlice, age < 2 * kSlice ? kSoon : kTick};
+  }
+  if (input) {
+    computes_ = true;
+    return {Tick::kPreempt, kSoon};
   }
   return {now - ticked_ >= kTicksApartMax ? Tick::kSlice : Tick::kNone,
           std::min(kAgain, kSlice - age)};

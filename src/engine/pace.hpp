@@ -55,6 +55,10 @@ class Pace {
 
   // How long until the first look at a run that begins, there being none or a later one.
   base::Duration begin(base::Time now, bool watched) noexcept;
+  // Whether it matters what the loop has to do.
+  static bool heeds_input(base::Time now, Run run) noexcept {
+    return run.on && run.watched && now - run.began >= kRunMin && now - run.began < kSlice;
+  }
   // `input`: the loop has something to do.
   Step look(base::Time now, Run run, bool input) noexcept;
 

@@ -116,7 +116,7 @@ TEST(Pace, ALoopThatFallsIdleHasNoTimersEvenWithoutCredit) {
   EXPECT_EQ(pace.look(now + first.time, run, false).time, kNone);
 }
 
-// It is found by the guard, asked at once, and looked at soon from then on.
+// It is found by the guard and asked at once; the next ones are watched, and set the timer.
 TEST(Pace, ALongRunThatWasExpectedToBeShortIsFound) {
   Pace pace;
   base::Time now = kStart;
@@ -125,7 +125,15 @@ TEST(Pace, ALongRunThatWasExpectedToBeShortIsFound) {
   now += Pace::kGuard;
   const Pace::Step asks = pace.look(now, short_since(began), false);
   EXPECT_EQ(asks.tick, Tick::kSlice);
-  EXPECT_EQ(asks.time, Pace::kSoon);
+  EXPECT_EQ(asks.sooner, Sooner::kWatched);
+}
+
+// Those of a module that is interrupted in vain: each look that finds one costs a switch, and after
+// the guard's there was another, 0.2 ms later.
+TEST(Pace, OneThatComputesAndIsNotWatchedIsAskedByTheGuardAlone) {
+  const Busy busy{std::chrono::seconds(1), false};
+  EXPECT_EQ(busy.asked, std::chrono::seconds(1) / Pace::kGuard - 1);
+  EXPECT_EQ(busy.looks, busy.asked);
 }
 
 // As such ones are looked at: nothing that comes to the loop makes a difference.
@@ -192,9 +200,21 @@ TEST(Pace, WhoWasAskedInVainIsAskedAgain) {
   for (int i = 0; i < 10; ++i) {
     const Pace::Step step = pace.look(now, since(kStart), i % 2 == 0);
     EXPECT_EQ(step.tick, Tick::kSlice);
-    EXPECT_EQ(step.time, Pace::kSoon);
+    EXPECT_EQ(step.time, now - kStart < 2 * Pace::kSlice ? Pace::kSoon : Pace::kTick);
     now += step.time;
   }
+}
+
+TEST(Pace, WhatTheLoopHasToDoMattersToARunThatMayBeGivenUp) {
+  const auto heeds = [](Pace::Run run, base::Duration age) {
+    return Pace::heeds_input(kStart + age, run);
+  };
+  EXPECT_FALSE(heeds(since(kStart), Pace::kRunMin - microseconds(1)));
+  EXPECT_TRUE(heeds(since(kStart), Pace::kRunMin));
+  EXPECT_TRUE(heeds(since(kStart), Pace::kSlice - microseconds(1)));
+  EXPECT_FALSE(heeds(since(kStart), Pace::kSlice)) << "it is in any case";
+  EXPECT_FALSE(heeds(over(kStart), Pace::kRunMin));
+  EXPECT_FALSE(heeds(short_since(kStart), Pace::kRunMin));
 }
 
 TEST(Pace, ARunThatHasOnlyBegunIsNotPreempted) {

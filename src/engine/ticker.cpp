@@ -91,7 +91,10 @@ struct Ticker::State {
 
   ~State() {
     if (made) {
-      ::timer_delete(timer);  // and what it has sent, if that is not there yet
+      // What it has sent by now comes as this call returns, or, with TSan, as an atomic is loaded.
+      set(begins, true);
+      ::timer_delete(timer);
+      static_cast<void>(get(begins));
     }
   }
   State(const State&) = delete;
@@ -111,7 +114,8 @@ struct Ticker::State {
       return;  // which sets the timer
     }
     const Pace::Run run = run_of(get(started));
-    const Pace::Step step = pace.look(base::Clock::now(), run, run.on && run.watched && input());
+    const base::Time now = base::Clock::now();
+    const Pace::Step step = pace.look(now, run, Pace::heeds_input(now, run) && input());
     count(looks);
     if (step.tick != Pace::Step::Tick::kNone) {
       engine.tick();
@@ -155,7 +159,8 @@ struct Ticker::State {
   Pace pace;
   Cell<std::uint64_t> started = 0;
   Cell<Sets> sets = Sets::kAny;
-  Cell<bool> begins = false;  // the pace is being changed
+  Cell<bool> begins =
+      false;  // a look would be of no use: the pace is being changed, or all is over
   Cell<std::uint64_t> looks = 0;
   Cell<std::uint64_t> ticks = 0;
   Cell<std::uint64_t> preemptions = 0;

@@ -14,7 +14,7 @@
 // The first three go first for kTurnMax, and then for kPassing times what those that were
 // interrupted, of which begun ones have every other turn, have had since. So a guest that computes
 // for ever never keeps one from starting and is not kept from going on, and short requests
-// pass long ones. They pass at once: a guest that has run for a moment yields as soon as the loop
+// pass long ones. They pass at once: a guest that has run for a moment yields soon after the loop
 // has input (engine/pace.hpp), and goes on at the head of its queue when that has been served. And
 // they pass any number of long ones where most guests of their module are short; where most are
 // long, starting one more would only be a switch more. Where kVain times in a row nobody got the
