@@ -557,7 +557,7 @@ void GuestExchange::send_head(bool whole) {
   }
   status_ = head.status;
   context_.gate->on_answer(*module_, now - guest_started_);
-  if (ticket_.probe()) {
+  if (ticket_.probe() || counts_as_failure()) {
     resolve_ticket();  // a stream may go on for long, and others wait for what it shows
   }
   exchange_->start(head);

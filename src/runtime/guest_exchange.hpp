@@ -136,6 +136,7 @@ class GuestExchange final : public http::ExchangeHandler,
   void release_guest(base::Time now);
   void say_memory() noexcept;
   void count_failure(shared::GuestFailure failure);
+  bool counts_as_failure() const noexcept;  // for the breaker
   void resolve_ticket();
   void count_guest(base::Time now);
   void count_closed(const http::Closed& closed, base::Duration took);

@@ -127,6 +127,7 @@ void GuestExchange::send_failure(engine::RequestFailure failure) {
 
 void GuestExchange::answer(int status, std::string_view detail, std::uint32_t retry_after_secs) {
   release_guest();
+  resolve_ticket();
   forget_saved();
   deadline_timer_.disarm();
   write_problem(context_.text, status, detail);
@@ -207,9 +208,14 @@ void GuestExchange::on_closed(const http::Closed& closed) {
   }
 }
 
-// Once: what is said of a ticket that is resolved changes nothing.
+bool GuestExchange::counts_as_failure() const noexcept {
+  return failed_ || (status_ >= 500 && context_.settings.breaker.guest_5xx);
+}
+
+// Once: what is said of a ticket that is resolved changes nothing. A failure is told before its
+// answer: whoever has seen five, asks again and comes to another worker finds the breaker open.
 void GuestExchange::resolve_ticket() {
-  if (failed_ || (status_ >= 500 && context_.settings.breaker.guest_5xx)) {
+  if (counts_as_failure()) {
     ticket_.failure(context_.loop.now(), context_.gate->breaker_limits());
   } else if (head_sent_) {
     ticket_.success();
