@@ -86,17 +86,23 @@ typedef struct mik_err {
 
 /* ---- engine -------------------------------------------------------------------------------------------------- */
 
+/* The stacks of a pool lie in one anonymous mapping, instances_max of them, each with a page below it that the engine
+ * protects: both before mik_engine_new returns, by its thread. */
+#define MIK_STACK_BYTES (1u << 20)
+
 typedef struct mik_engine_options { /* zeroed means defaults; abi must be MIK_ENGINE_ABI */
   uint32_t abi;
   uint32_t instances_max;            /* component instances alive at once; default 1000. Sizes the pool: each costs about
-                                        3 us of start-up time (a guard page) and 4 GiB of address space */
+                                        1 to 3 us of start-up time (a guard page) and 4 GiB of address space */
   uint32_t warm_slots_max;           /* slots for memories, each of which stays mapped to its last component; default, and
                                         the least, 1.5 for each instance */
   uint8_t pagemap_scan;              /* 0 or 2: off; 1: reset memories by PAGEMAP_SCAN (the caller has made sure that
                                         the kernel has it and that pages cannot be swapped or migrated: ADR 0006) */
   uint8_t on_demand;                 /* 1: no pool, allocate each instance (little address space) */
   uint8_t compile_only;              /* 1: for the compile child: no pool, no linker warm-up */
-  uint8_t reserved_;
+  uint8_t stack_return;              /* 1: madvise(MADV_DONTNEED) is called for the stack of each guest that is over, all
+                                        MIK_STACK_BYTES of it, by a caller that makes little of it for most. With
+                                        pagemap_scan only: without it such calls go together, by process_madvise */
   uint64_t keep_resident_bytes;      /* of each memory; default 8 MiB with the scan, 256 KiB without */
   uint64_t table_keep_resident_bytes;/* default 1 MiB with the scan, 512 KiB without */
   uint64_t memory_reservation_bytes; /* address space per memory; default 4 GiB. Another value changes the artefacts. */

@@ -18,6 +18,9 @@ pub const VERSION: &std::ffi::CStr = c"wasmtime 48.0.8";
 
 const MIB: u64 = 1 << 20;
 
+/// MIK_STACK_BYTES
+const STACK_BYTES: usize = 1 << 20;
+
 pub struct Engine {
     pub wasmtime: wasmtime::Engine,
     /// None in an engine that only compiles.
@@ -112,8 +115,8 @@ fn base(options: &EngineOptions) -> Config {
         .cranelift_opt_level(OptLevel::Speed)
         .memory_init_cow(true)
         .max_wasm_stack(512 << 10)
-        .async_stack_size(1 << 20)
-        .async_stack_zeroing(false)
+        .async_stack_size(STACK_BYTES)
+        .async_stack_zeroing(options.stack_return == 1)
         .wasm_backtrace_details(WasmBacktraceDetails::Disable);
     if options.memory_reservation_bytes != 0 {
         config.memory_reservation(options.memory_reservation_bytes);

@@ -97,7 +97,7 @@ pub struct EngineOptions {
     pub pagemap_scan: u8,
     pub on_demand: u8,
     pub compile_only: u8,
-    pub reserved_: u8,
+    pub stack_return: u8,
     pub keep_resident_bytes: u64,
     pub table_keep_resident_bytes: u64,
     pub memory_reservation_bytes: u64,

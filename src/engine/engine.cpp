@@ -4,6 +4,7 @@
 
 #include "engine/convert.hpp"
 #include "engine/pagemap_scan.hpp"
+#include "engine/stack_pool.hpp"
 
 namespace mik::engine {
 
@@ -38,7 +39,10 @@ base::Error to_error(const mik_err& error) {
   return base::Error(code_of(error.code), error.text[0] != '\0' ? error.text : "the engine failed");
 }
 
-void Engine::Delete::operator()(mik_engine* engine) const noexcept { mik_engine_delete(engine); }
+void Engine::Delete::operator()(mik_engine* engine) const noexcept {
+  forget_stacks(engine);
+  mik_engine_delete(engine);
+}
 
 namespace {
 
@@ -75,18 +79,24 @@ base::Result<Engine> Engine::create(const EngineOptions& options) {
   c.compile_only = options.compile_only ? 1 : 0;
   c.memory_reservation_bytes = options.memory_reservation_bytes;
   share_kept_bytes(options, c);
+  const bool scans = options.pagemap_scan && !options.on_demand;  // only a pool does
+  c.stack_return = scans ? 1 : 0;
   mik_err error{};
   const unsigned scans_before = pagemap_scans_seen();
+  const bool only = expect_stacks(options.instances_max, MIK_STACK_BYTES);
   Engine engine(mik_engine_new(&c, &error));
+  const auto stacks = stacks_made(engine.handle());
   if (engine.handle() == nullptr) {
     return to_error(error);
   }
+  if (!stacks.has_value()) {
+    return stacks.error();
+  }
   // Wasmtime probes for the scan once: a probe that we did not see means scans that could miss
-  // pages (ADR 0006).
-  const bool scans = options.pagemap_scan && !options.on_demand;  // only a pool does
-  if (scans && pagemap_scans_seen() == scans_before) {
+  // pages (ADR 0006). A pool that we did not see would be a system call for each guest.
+  if (scans && (pagemap_scans_seen() == scans_before || (only && !*stacks))) {
     return base::Error(base::ErrorCode::kInternal,
-                       "the engine's memory scans do not pass through mik")
+                       "the engine's memory scans or stacks do not pass through mik")
         .with_help(
             "build the crate in engine/, whose .cargo/config.toml sets --cfg rustix_use_libc");
   }

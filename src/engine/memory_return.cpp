@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <utility>
 
+#include "engine/stack_pool.hpp"
+
 extern "C" {
 
 // NOLINTBEGIN(bugprone-reserved-identifier, readability-identifier-naming): the linker's names for
@@ -136,6 +138,7 @@ std::uint64_t take_bytes_moved() noexcept { return std::exchange(waiting.moved, 
 // NOLINTNEXTLINE(bugprone-reserved-identifier, readability-identifier-naming)
 extern "C" int __wrap_madvise(void* start, std::size_t bytes, int advice) {
   if (advice == MADV_DONTNEED) {
+    bytes = mik::engine::stack_bytes_to_drop(start, bytes).value_or(bytes);
     bytes -= mik::engine::move_if_large({static_cast<std::byte*>(start), bytes});
     if (bytes == 0) {
       return 0;

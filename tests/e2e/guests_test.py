@@ -133,6 +133,23 @@ class FailingTest(GuestCase):
         with Neighbour(self.server):
             self.assert_fails("/recurse", 502, "stack")
 
+    def test_stacks_that_were_used_to_their_limit_go_back(self):
+        """Each of these guests recurses on a stack of its own: the one before was taken by a guest that stays."""
+        with Server(LAB) as server:
+            self.assertEqual(server.get("/hello").status, 200)
+            worker = server.workers()[0]
+            before = anonymous_mib(worker)
+            stay = []
+            for n in range(40):
+                self.assertEqual(server.get("/recurse").status, 502)
+                stay.append(server.connect())
+                stay[n].send(encode("GET", "/sleep?ms=60000"))
+                wait_until(lambda: server.metric("mik_active_requests") == len(stay), 5, "the guest's start")
+            grown = anonymous_mib(worker) - before
+            for connection in stay:
+                connection.close()
+            self.assertLess(grown, 10, "40 stacks used to their limit are 20 MiB")
+
     def test_resources_by_the_million(self):
         with Neighbour(self.server):
             self.assert_fails("/resources?n=100000000", 502, ".")
