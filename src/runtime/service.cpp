@@ -376,8 +376,13 @@ void Service::describe_failure(int status, std::string_view detail, std::string&
   shared::count(context_.counters().requests);
   context_.segment.count_response(context_.slot, status, {});
   write_problem(body, status, detail);
+  const auto id = telemetry::make_uuid(context_.random);
+  context_.log.line(telemetry::Level::kInfo, telemetry::Target::kHttp, "Request head refused")
+      .str("request_id", telemetry::view(id))
+      .num("status", status)
+      .str("error", detail);
   fmt::format_to(std::back_inserter(field_lines), "Content-Type: {}\r\nX-Request-ID: {}\r\n",
-                 kProblemType, telemetry::view(telemetry::make_uuid(context_.random)));
+                 kProblemType, telemetry::view(id));
   if (status == 503) {
     field_lines += "Retry-After: 1\r\n";
   }

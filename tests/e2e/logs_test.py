@@ -75,6 +75,19 @@ def ids(lines, message="Request completed"):
 
 
 class FieldsTest(Case):
+    def test_a_head_that_is_refused_has_its_line(self):
+        """Behind a proxy nobody else says what was wrong with it."""
+        with Server(HELLO) as server:
+            for head, status, why in ((b"GET / HTTP/1.1\r\n\r\n", 400, "Host"), (b"GET /\x01 HTTP/1.1\r\nHost: a\r\n\r\n", 400, ""),
+                                      (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 100000, 431, "large")):
+                with server.connect() as connection:
+                    connection.send(head)
+                    response = connection.response()
+                line = server.wait_log("Request head refused", request_id=response.one("x-request-id"))
+                self.assertEqual((response.status, line["status"], line["level"]), (status, status, "INFO"))
+                self.assertIn(why, line["error"])
+                self.assertNotIn("\x01", json.dumps(line))
+
     def test_every_line_says_who_wrote_it_and_a_request_what_it_was(self):
         folder = manifest("log_max_files = 2")
         tenants = folder / "tenants" / "acme"
