@@ -176,12 +176,11 @@ void H1Connection::settle() {
 }
 
 void H1Connection::give_back_buffers() {
-  if (input_ != nullptr && (input_->empty() || phase_ >= Phase::kClosing)) {
+  if (input_ && (input_->empty() || phase_ >= Phase::kClosing)) {
     input_->shrink();
     core_.inputs.give(std::move(input_));
   }
-  if (output_ != nullptr && output_->pending() == 0 &&
-      (output_->head.empty() || phase_ != Phase::kExchange)) {
+  if (output_ && output_->pending() == 0 && (output_->head.empty() || phase_ != Phase::kExchange)) {
     output_->clear();
     core_.outputs.give(std::move(output_));
   }

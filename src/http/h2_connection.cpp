@@ -333,7 +333,7 @@ void H2Connection::advance() {
 // Bytes of ours, or frames that nghttp2 keeps back: resets of streams that it refuses have no limit
 // there, as acknowledgements have.
 bool H2Connection::too_much_queued() const noexcept {
-  return (output_ != nullptr && output_->pending() >= kQueuedMax) ||
+  return (output_ && output_->pending() >= kQueuedMax) ||
          nghttp2_session_get_outbound_queue_size(session_.get()) >= kFramesMax;
 }
 
@@ -408,7 +408,7 @@ void H2Connection::settle() {
   if (phase_ == Phase::kClosed) {
     return;
   }
-  if (output_ != nullptr && output_->pending() == 0) {
+  if (output_ && output_->pending() == 0) {
     output_->clear();
     core_.outputs.give(std::move(output_));
   }

@@ -14,7 +14,13 @@
 
 namespace {
 
-using namespace mik::http;
+using mik::http::ChunkedDecoder;
+using mik::http::Field;
+using mik::http::Limits;
+using mik::http::parse_request_head;
+using mik::http::ParseResult;
+using mik::http::ParseStatus;
+using mik::http::RequestHead;
 
 constexpr std::string_view kSmall = "GET / HTTP/1.1\r\nHost: 127.0.0.1:3000\r\n\r\n";
 

@@ -46,10 +46,12 @@ bool is_connection_field(std::string_view name) noexcept {
 }
 
 bool is_sound_field(const Field& field) noexcept {
-  const char* const name_end = field.name.data() + field.name.size();
-  const char* const value_end = field.value.data() + field.value.size();
-  return !field.name.empty() && scan::skip_token(field.name.data(), name_end) == name_end &&
-         scan::skip_value(field.value.data(), value_end) == value_end;
+  const char* const name = field.name.data();
+  const char* const name_end = name + field.name.size();
+  const char* const value = field.value.data();
+  const char* const value_end = value + field.value.size();
+  return name != name_end && scan::skip_token(name, name_end) == name_end &&
+         scan::skip_value(value, value_end) == value_end;
 }
 
 void append_head(std::string& out, int status, std::span<const Field> fields,

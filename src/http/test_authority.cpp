@@ -49,7 +49,13 @@ X509* make_certificate(EVP_PKEY* key, const char* name, X509* issuer, EVP_PKEY* 
 
 std::FILE* new_file(std::string& path) {
   path = ::testing::TempDir() + "mik_pem_XXXXXX";
-  return ::fdopen(::mkstemp(path.data()), "w");
+  const int fd = ::mkstemp(path.data());
+  std::FILE* const file = fd < 0 ? nullptr : ::fdopen(fd, "w");
+  if (file == nullptr) {
+    std::perror(path.c_str());
+    std::abort();
+  }
+  return file;
 }
 
 }  // namespace

@@ -119,6 +119,7 @@ bool ModuleCache::load(const std::shared_ptr<ModuleEntry>& entry) {
 }
 
 // For those who wait already. By value: failing may take the module out of the index.
+// NOLINTNEXTLINE(performance-unnecessary-value-param)
 void ModuleCache::load_again(std::shared_ptr<ModuleEntry> entry) {
   if (!load(entry)) {
     give_up(*entry, ModuleTrouble::kUnavailable,

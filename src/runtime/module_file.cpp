@@ -129,7 +129,8 @@ Result<Fd> open_beneath(const std::string& folder, const std::string& path) {
       return internal::walk_beneath(base.get(), path);
     }
     if ((errno != EAGAIN && errno != EINTR) || attempt == kAttempts) {
-      return cannot_open(folder + "/" + path, errno);
+      const int error = errno;
+      return cannot_open(fmt::format("{}/{}", folder, path), error);
     }
   }
 }

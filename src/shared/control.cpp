@@ -81,8 +81,8 @@ struct FieldWriter {
 };
 
 std::optional<base::ErrorCode> known_code(std::uint16_t number) {
-  switch (static_cast<base::ErrorCode>(number)) {
-#define MIK_ERROR_CODE(name, value, text, meaning) case base::ErrorCode::name:
+  switch (number) {
+#define MIK_ERROR_CODE(name, value, text, meaning) case value:
 #include "base/error_codes.def"
 #undef MIK_ERROR_CODE
     return static_cast<base::ErrorCode>(number);

@@ -134,9 +134,11 @@ std::optional<double> tightest_of_groups(const std::string& root, const std::str
     } else if (names(controllers, controller)) {
       // In a container the path is the host's while the mount shows the container's own group at
       // its root: both are read.
-      limit = tighter(limit, tightest(mount + "/" + controllers, path, read_v1));
+      limit = tighter(limit,
+                      tightest(std::string(mount).append("/").append(controllers), path, read_v1));
       if (controllers != controller) {
-        limit = tighter(limit, tightest(mount + "/" + controller, path, read_v1));
+        limit = tighter(limit,
+                        tightest(std::string(mount).append("/").append(controller), path, read_v1));
       }
     }
   }

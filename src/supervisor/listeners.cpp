@@ -77,8 +77,8 @@ std::vector<std::string> listening_inodes(std::uint16_t port) {
 bool holds_one_of(const std::string& fd_folder, const std::vector<std::string>& inodes) {
   for (const std::string& name : names_in(fd_folder)) {
     std::array<char, 64> target{};
-    const ssize_t length =
-        ::readlink((fd_folder + "/" + name).c_str(), target.data(), target.size());
+    const ssize_t length = ::readlink(std::string(fd_folder).append("/").append(name).c_str(),
+                                      target.data(), target.size());
     const std::string_view found(target.data(),
                                  static_cast<std::size_t>(std::max<ssize_t>(0, length)));
     if (std::ranges::find(inodes, found) != inodes.end()) {
