@@ -472,6 +472,12 @@ void Scheduler::write_all() {
   writing_.clear();
 }
 
+// Many that are shorter cost less than looking does, and longer ones are interrupted.
+bool Scheduler::shall_look(base::Duration ran) const noexcept {
+  return sharing_ == Sharing::kManyModules && ran >= engine::Pace::kRunMin && ran < kSlice / 2 &&
+         now_ - turn_start_ >= kTurnShared;
+}
+
 // Until the loop should look at its sockets: a guest yielded, which it does when there is input, or
 // many that only pass data on had a slice of one that computes, or kTurnMax of others.
 void Scheduler::serve() {
@@ -501,7 +507,11 @@ void Scheduler::serve() {
     if (run(pick)) {
       return;
     }
-    computed += computes ? now_ - start : base::Duration::zero();
+    const base::Duration ran = now_ - start;
+    if (shall_look(ran)) {
+      return;
+    }
+    computed += computes ? ran : base::Duration::zero();
   }
 }
 

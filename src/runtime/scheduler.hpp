@@ -69,6 +69,9 @@ class Scheduler final : public net::TurnHook {
   static constexpr std::size_t kStartedMax = 2;
   // After so long the loop looks at its sockets again.
   static constexpr base::Duration kTurnMax = std::chrono::milliseconds(2);
+  // And where modules share it, behind a run that was over before it could be interrupted. A tenant
+  // all of whose guests take 0.3 ms made its neighbour's p99 3.0 ms, and 1.5 with this.
+  static constexpr base::Duration kTurnShared = std::chrono::microseconds(200);
   static constexpr int kPassing = 2;
   // How far an account may go into debt to bring a young guest to its end.
   static constexpr base::Duration kOverdraft = kYoungMax;
@@ -145,6 +148,7 @@ class Scheduler final : public net::TurnHook {
   bool within_share(const Account& account) const noexcept;
   void revive_starved();
 
+  bool shall_look(base::Duration ran) const noexcept;
   bool out_of_time() const noexcept { return now_ - turn_start_ >= kTurnMax; }
   void serve();
   void take_woken(base::Time now);

@@ -207,6 +207,25 @@ TEST_F(Shares, FreshGuestsStartInOrderPerAccount) {
   all_.clear();
 }
 
+// Guests too short to be interrupted had the loop for 2 ms, one after the other: a neighbour's
+// request that came meanwhile was seen only then.
+TEST_F(Shares, AmongManyModulesTheLoopLooksBetweenGuestsOfSomeLength) {
+  const auto ran_in_a_turn = [this](const std::string& path) {
+    Account account;
+    start_many(40, &account, path);
+    const std::size_t before = ran_.size();
+    scheduler_->on_turn(clock_now());
+    const std::size_t ran = ran_.size() - before;
+    all_.clear();
+    return ran;
+  };
+  EXPECT_EQ(ran_in_a_turn("/work?300"), 7u) << "one module has it for 2 ms";
+  make(Scheduler::Sharing::kManyModules);
+  EXPECT_EQ(ran_in_a_turn("/work?300"), 1u);
+  EXPECT_EQ(ran_in_a_turn("/work?120"), 2u);
+  EXPECT_EQ(ran_in_a_turn("/work?40"), 40u) << "looking costs more than these";
+}
+
 TEST_F(Shares, SleepersOfOneLeavePartOfThePoolForOthers) {
   make(Scheduler::Sharing::kManyModules);
   Account greedy;
