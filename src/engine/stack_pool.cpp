@@ -50,19 +50,20 @@ struct Expected {
   std::size_t pool_bytes = 0;  // 0: nothing is expected
   std::size_t stack_bytes = 0;
   std::byte* start = nullptr;
-  std::size_t guards = 0;  // asked for, at the start of the first so many stacks
+  std::size_t guards = 0;  // asked for, below the first so many stacks
+
+  std::size_t stride() const noexcept { return stack_bytes + kPage; }
+  std::byte* guard(std::size_t i) const noexcept { return start + i * stride(); }
 };
 thread_local Expected expected;
 
-std::size_t stride() noexcept { return expected.stack_bytes + kPage; }
-
 // True: all guards are in place.
-bool install_guards(int self) noexcept {
+bool install_guards(int self, const Expected& made) noexcept {
   std::array<iovec, 256> some{};
-  for (std::size_t i = 0; i < expected.guards;) {
+  for (std::size_t i = 0; i < made.guards;) {
     std::size_t count = 0;
-    for (; count < some.size() && i < expected.guards; ++count, ++i) {
-      some[count] = {.iov_base = expected.start + i * stride(), .iov_len = kPage};
+    for (; count < some.size() && i < made.guards; ++count, ++i) {
+      some[count] = {.iov_base = made.guard(i), .iov_len = kPage};
     }
     const auto done = ::process_madvise(self, some.data(), count, kGuardInstall, 0);
     if (done != static_cast<ssize_t>(count * kPage)) {
@@ -72,19 +73,19 @@ bool install_guards(int self) noexcept {
   return true;
 }
 
-bool install_guards_at_once() noexcept {
+bool install_guards_at_once(const Expected& made) noexcept {
   const auto self = static_cast<int>(::syscall(SYS_pidfd_open, ::getpid(), 0));
   if (self < 0) {
     return false;
   }
-  const bool done = install_guards(self);
+  const bool done = install_guards(self, made);
   ::close(self);
   return done;
 }
 
-bool protect_guards() noexcept {
-  for (std::size_t i = 0; i < expected.guards; ++i) {
-    if (__real_mprotect(expected.start + i * stride(), kPage, PROT_NONE) != 0) {
+bool protect_guards(const Expected& made) noexcept {
+  for (std::size_t i = 0; i < made.guards; ++i) {
+    if (__real_mprotect(made.guard(i), kPage, PROT_NONE) != 0) {
       return false;
     }
   }
@@ -115,21 +116,22 @@ bool expect_stacks(std::size_t count, std::size_t bytes) noexcept {
 }
 
 base::Result<bool> stacks_made(const void* owner) {
-  const bool seen = owner != nullptr && expected.start != nullptr &&
-                    expected.guards * stride() == expected.pool_bytes;
-  if (seen && !install_guards_at_once() && !protect_guards()) {
-    const int error = errno;
-    expected = {};
-    return base::Error::from_errno("cannot protect the guests' stacks", error);
+  const Expected made = std::exchange(expected, {});
+  if (owner == nullptr || made.guards == 0) {
+    return false;
   }
-  if (seen) {
-    pool.start = reinterpret_cast<std::uintptr_t>(expected.start);
-    pool.stack_bytes = expected.stack_bytes;
-    pool.owner = owner;
-    pool.end = pool.start + expected.pool_bytes;
+  // Those that were asked for, whatever they are.
+  if (!install_guards_at_once(made) && !protect_guards(made)) {
+    return base::Error::from_errno("cannot protect the guests' stacks", errno);
   }
-  expected = {};
-  return seen;
+  if (made.guards * made.stride() != made.pool_bytes) {
+    return false;
+  }
+  pool.start = reinterpret_cast<std::uintptr_t>(made.start);
+  pool.stack_bytes = made.stack_bytes;
+  pool.owner = owner;
+  pool.end = pool.start + made.pool_bytes;
+  return true;
 }
 
 void forget_stacks(const void* owner) noexcept {
@@ -170,7 +172,7 @@ extern "C" void* __wrap_mmap64(void* start, std::size_t bytes, int protection, i
 extern "C" int __wrap_mprotect(void* start, std::size_t bytes, int protection) {
   auto& expected = mik::engine::expected;
   if (expected.start != nullptr && protection == PROT_NONE && bytes == 4096 &&
-      start == expected.start + expected.guards * mik::engine::stride()) {
+      start == expected.guard(expected.guards)) {
     ++expected.guards;  // by stacks_made()
     return 0;
   }
