@@ -147,13 +147,14 @@ void ModuleCache::on_load(const std::shared_ptr<ModuleEntry>& entry, std::uint64
     return;
   }
   shared::count(entry->cells.loads);
+  const std::uint64_t bytes = loaded->component.bytes();
   if (!entry->digest.has_value()) {
-    parts_.host.tell_supervisor(shared::Resolved{entry->row, entry->incarnation, loaded->digest,
-                                                 loaded->component.bytes()});
+    parts_.host.tell_supervisor(
+        shared::Resolved{entry->row, entry->incarnation, loaded->digest, bytes});
   }
   cached.tries = 0;
   install(*entry, share(*std::move(loaded)));
-  parts_.host.on_module_loaded(*entry);
+  parts_.host.on_module_loaded(*entry, bytes);
   tell_waiting(*entry, ModuleTrouble::kNone);
 }
 

@@ -48,7 +48,7 @@ class ModuleCache final : public ModuleIndex::Events {
     virtual ~Host() = default;
     // False when it cannot be reached.
     virtual bool tell_supervisor(const shared::Message& message) = 0;
-    virtual void on_module_loaded(const ModuleEntry& entry) = 0;
+    virtual void on_module_loaded(const ModuleEntry& entry, std::uint64_t artefact_bytes) = 0;
     // There is an artefact that must not be used: another is made.
     virtual void on_artefact_refused(const ModuleEntry& entry, const base::Error& error) = 0;
     // Nobody can be served by this version, or not now. Before those who wait are told.

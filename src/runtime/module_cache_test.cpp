@@ -77,6 +77,7 @@ TEST_F(ModuleCacheTest, WhatIsFoundOnDiskIsToldTheSupervisorOnce) {
   ASSERT_EQ(told<shared::Resolved>().size(), 1u);
   EXPECT_EQ(told<shared::Resolved>()[0].row, row);
   EXPECT_EQ(told<shared::Resolved>()[0].artefact_bytes, 4096u);
+  EXPECT_EQ(loaded_bytes_, 4096u) << "known before the table says it";
   // The supervisor says the same: nothing is loaded again.
   segment_.modules().publish(row, shared::Digest{}, 4096);
   modules_.index().refresh();

@@ -305,7 +305,10 @@ class TestWorker : public ::testing::Test,
     told_.push_back(message);
     return reachable_;
   }
-  void on_module_loaded(const ModuleEntry&) override { ++loaded_; }
+  void on_module_loaded(const ModuleEntry&, std::uint64_t artefact_bytes) override {
+    ++loaded_;
+    loaded_bytes_ = artefact_bytes;
+  }
   void on_artefact_refused(const ModuleEntry&, const base::Error&) override { ++refused_; }
   void on_module_failed(const ModuleEntry&, const base::Error& error, FoundBy) override {
     failures_.push_back(error.to_string());
@@ -345,6 +348,7 @@ class TestWorker : public ::testing::Test,
   std::vector<shared::Message> told_;
   bool reachable_ = true;
   std::size_t loaded_ = 0;
+  std::uint64_t loaded_bytes_ = 0;
   std::size_t refused_ = 0;
   std::vector<std::string> failures_;
 };

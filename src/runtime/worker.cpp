@@ -168,7 +168,7 @@ class Worker final : public http::ConnectionObserver,
   }
   // ModuleCache::Host
   bool tell_supervisor(const shared::Message& message) override;
-  void on_module_loaded(const ModuleEntry& entry) override;
+  void on_module_loaded(const ModuleEntry& entry, std::uint64_t artefact_bytes) override;
   void on_artefact_refused(const ModuleEntry& entry, const base::Error& error) override;
   void on_module_failed(const ModuleEntry& entry, const base::Error& error, FoundBy by) override;
   // net::IoHandler: the control channel.
@@ -377,10 +377,10 @@ bool Worker::tell_supervisor(const shared::Message& message) {
   return sent.has_value();
 }
 
-void Worker::on_module_loaded(const ModuleEntry& entry) {
+void Worker::on_module_loaded(const ModuleEntry& entry, std::uint64_t artefact_bytes) {
   log_.line(telemetry::Level::kDebug, telemetry::Target::kModules, "Module loaded")
       .str("module", entry.label)
-      .num("artefact_bytes", static_cast<std::int64_t>(entry.artefact_bytes));
+      .num("artefact_bytes", static_cast<std::int64_t>(artefact_bytes));
   if (context_.ready) {
     return;
   }
