@@ -86,8 +86,9 @@ std::optional<base::ErrorCode> known_code(std::uint16_t number) {
 #include "base/error_codes.def"
 #undef MIK_ERROR_CODE
     return static_cast<base::ErrorCode>(number);
+    default:
+      return std::nullopt;
   }
-  return std::nullopt;
 }
 
 // The counterpart of FieldWriter. False: a value that no mik process sends.
