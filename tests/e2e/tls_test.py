@@ -134,12 +134,13 @@ class TlsTest(Case):
 
     def test_a_cut_response_ends_without_close_notify(self):
         context = self.folder.context()
+        context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF  # Python's own default before 3.11.4, Debian 12's
         with wrapped(self.server, context, suppress_ragged_eofs=False) as client:
             ask(client, b"Connection: close\r\n")
             self.assertEqual(client.recv(1000), b"")  # in order
         with wrapped(self.server, context, suppress_ragged_eofs=False) as client:
             client.sendall(b"GET /trap-after-head HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            with self.assertRaises(ssl.SSLEOFError):
+            with self.assertRaisesRegex(ssl.SSLError, "(?i)eof"):
                 while client.recv(65536):
                     pass
 
