@@ -306,6 +306,20 @@ class FormatTest(Case):
         if packed.all("content-encoding"):
             Exposition(gzip.decompress(packed.body).decode())
 
+    def test_the_alerts_that_ship_ask_for_what_there_is(self):
+        text = Exposition(self.server.get("/metrics").text())
+        rules = (ROOT / "deploy/prometheus/mik.rules.yml").read_text()
+        asked = re.findall(r"\b(mik_[a-z_]+)(?:\{([^}]*)\})?", "\n".join(re.findall(r"^ +expr: (.*)$", rules, re.M)))
+        self.assertGreater(len(asked), 10)
+        for name, labels in asked:
+            family = re.sub("_bucket$", "", name)
+            self.assertIn(family, text.families)
+            if labels:
+                self.assertIn(f"{name}{{{labels}}}", text.samples)
+        alerts = re.findall(r"^ +- alert: (\w+)$", rules, re.M)
+        self.assertEqual(len(alerts), len(set(alerts)))
+        self.assertEqual(len(re.findall("^ +expr: ", rules, re.M)), len(alerts))
+
     def test_prometheus_own_linter_has_no_objection(self):
         """What `promtool check metrics` runs, where it has been built (or promtool itself is there)."""
         tool = shutil.which("promtool")
