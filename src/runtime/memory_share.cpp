@@ -18,7 +18,10 @@ MemoryShare::MemoryShare(shared::Segment& segment, std::size_t slot, engine::Gue
       budget_bytes_(budget_bytes - budget_bytes / 8) {}
 
 void MemoryShare::before_turn(base::Time now) noexcept {
-  if (budget_bytes_ == 0 || now < next_look_) {
+  // What others have given back since counts where it is short: a client that was told of it may
+  // be here at once.
+  const bool short_of_it = room_bytes_ < budget_bytes_ / 2;
+  if (budget_bytes_ == 0 || (now < next_look_ && !short_of_it)) {
     return;
   }
   next_look_ = now + kLook;
@@ -28,7 +31,8 @@ void MemoryShare::before_turn(base::Time now) noexcept {
       others += segment_.row(i).gauges.memory_bytes.load(std::memory_order_relaxed);
     }
   }
-  guests_.set_memory_room(budget_bytes_ - std::min(budget_bytes_, others));
+  room_bytes_ = budget_bytes_ - std::min(budget_bytes_, others);
+  guests_.set_memory_room(room_bytes_);
 }
 
 void MemoryShare::after_turn() noexcept {

@@ -19,7 +19,8 @@ class MemoryShare {
   MemoryShare(shared::Segment& segment, std::size_t slot, engine::Guests& guests,
               std::uint64_t budget_bytes) noexcept;
 
-  // Before guests run: looks at the others, at most once a millisecond. After: tells them.
+  // Before guests run: looks at the others, at most once a millisecond unless they have most of it.
+  // After: tells them.
   void before_turn(base::Time now) noexcept;
   void after_turn() noexcept;
 
@@ -29,6 +30,7 @@ class MemoryShare {
   engine::Guests& guests_;
   const std::uint64_t budget_bytes_;
   std::uint64_t told_ = 0;
+  std::uint64_t room_bytes_ = 0;  // when it was last looked at
   base::Time next_look_;
 };
 
