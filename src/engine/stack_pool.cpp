@@ -42,9 +42,6 @@ struct Pool {
 };
 Pool pool;
 
-// Whose guest was over last, of this thread's guests.
-thread_local const void* last_over = nullptr;
-
 // Of the thread that makes an engine.
 struct Expected {
   std::size_t pool_bytes = 0;  // 0: nothing is expected
@@ -147,8 +144,7 @@ std::optional<std::size_t> stack_bytes_to_drop(const void* start, std::size_t by
       (at - pool.start) % (bytes + kPage) != kPage) {
     return std::nullopt;
   }
-  // One more page that each request touches shows in what a small one costs.
-  if (std::exchange(last_over, start) == start || bytes < kStackKept + kPage) {
+  if (bytes < kStackKept + kPage) {
     return 0;
   }
   const std::size_t rest = bytes - kStackKept;
