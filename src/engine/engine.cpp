@@ -80,10 +80,10 @@ base::Result<Engine> Engine::create(const EngineOptions& options) {
   c.memory_reservation_bytes = options.memory_reservation_bytes;
   share_kept_bytes(options, c);
   const bool scans = options.pagemap_scan && !options.on_demand;  // only a pool does
-  c.stack_return = scans ? 1 : 0;
   mik_err error{};
   const unsigned scans_before = pagemap_scans_seen();
   const bool only = expect_stacks(options.instances_max, MIK_STACK_BYTES);
+  c.stack_return = scans && only ? 1 : 0;
   Engine engine(mik_engine_new(&c, &error));
   const auto stacks = stacks_made(engine.handle());
   if (engine.handle() == nullptr) {
@@ -98,7 +98,8 @@ base::Result<Engine> Engine::create(const EngineOptions& options) {
     return base::Error(base::ErrorCode::kInternal,
                        "the engine's memory scans or stacks do not pass through mik")
         .with_help(
-            "build the crate in engine/, whose .cargo/config.toml sets --cfg rustix_use_libc");
+            "build the crate in engine/, whose .cargo/config.toml sets --cfg rustix_use_libc and "
+            "whose stacks have MIK_STACK_BYTES");
   }
   if (scans) {
     // Without scans memories are dropped by the dozen, each of them however little was written.

@@ -167,7 +167,7 @@ extern "C" void* __wrap_mmap64(void* start, std::size_t bytes, int protection, i
 // NOLINTNEXTLINE(bugprone-reserved-identifier, readability-identifier-naming)
 extern "C" int __wrap_mprotect(void* start, std::size_t bytes, int protection) {
   auto& expected = mik::engine::expected;
-  if (expected.start != nullptr && protection == PROT_NONE && bytes == 4096 &&
+  if (expected.start != nullptr && protection == PROT_NONE && bytes == mik::engine::kPage &&
       start == expected.guard(expected.guards)) {
     ++expected.guards;  // by stacks_made()
     return 0;

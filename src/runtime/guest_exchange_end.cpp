@@ -7,6 +7,7 @@
 
 #include "runtime/answers.hpp"
 #include "runtime/guest_exchange.hpp"
+#include "runtime/memory_share.hpp"
 
 namespace mik::runtime {
 
@@ -127,6 +128,7 @@ void GuestExchange::send_failure(engine::RequestFailure failure) {
 
 void GuestExchange::answer(int status, std::string_view detail, std::uint32_t retry_after_secs) {
   release_guest();
+  tell_memory(context_.segment, context_.slot, *context_.guests);
   resolve_ticket();
   forget_saved();
   deadline_timer_.disarm();
@@ -213,7 +215,8 @@ bool GuestExchange::counts_as_failure() const noexcept {
 }
 
 // Once: what is said of a ticket that is resolved changes nothing. A failure is told before its
-// answer: whoever has seen five, asks again and comes to another worker finds the breaker open.
+// answer: whoever has seen five, asks again and comes to another worker finds the breaker open. One
+// behind the head is told when the connection is over.
 void GuestExchange::resolve_ticket() {
   if (counts_as_failure()) {
     ticket_.failure(context_.loop.now(), context_.gate->breaker_limits());

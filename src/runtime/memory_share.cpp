@@ -18,8 +18,8 @@ MemoryShare::MemoryShare(shared::Segment& segment, std::size_t slot, engine::Gue
       budget_bytes_(budget_bytes - budget_bytes / 8) {}
 
 void MemoryShare::before_turn(base::Time now) noexcept {
-  // What others have given back since counts where it is short: a client that was told of it may
-  // be here at once.
+  // Where others have most of it, what they have given back since counts: a client that was
+  // answered there may be here at once.
   const bool short_of_it = room_bytes_ < budget_bytes_ / 2;
   if (budget_bytes_ == 0 || (now < next_look_ && !short_of_it)) {
     return;
@@ -35,11 +35,14 @@ void MemoryShare::before_turn(base::Time now) noexcept {
   guests_.set_memory_room(room_bytes_);
 }
 
-void MemoryShare::after_turn() noexcept {
-  const std::uint64_t held = guests_.memory_bytes();
-  if (held != told_) {
-    told_ = held;
-    segment_.row(slot_).gauges.memory_bytes.store(held, std::memory_order_relaxed);
+void MemoryShare::after_turn() noexcept { tell_memory(segment_, slot_, guests_); }
+
+void tell_memory(shared::Segment& segment, std::size_t slot,
+                 const engine::Guests& guests) noexcept {
+  const std::uint64_t held = guests.memory_bytes();
+  shared::Cell& said = segment.row(slot).gauges.memory_bytes;
+  if (held != said.load(std::memory_order_relaxed)) {  // its line is others', too
+    said.store(held, std::memory_order_relaxed);
   }
 }
 

@@ -11,6 +11,9 @@
 
 namespace mik::runtime {
 
+// Tells the others what this worker's guests hold now.
+void tell_memory(shared::Segment& segment, std::size_t slot, const engine::Guests& guests) noexcept;
+
 class MemoryShare {
  public:
   // `budget_bytes`: of all workers and compile children; 0: no bound. An eighth of it is what
@@ -20,7 +23,8 @@ class MemoryShare {
               std::uint64_t budget_bytes) noexcept;
 
   // Before guests run: looks at the others, at most once a millisecond unless they have most of it.
-  // After: tells them.
+  // After: tells them. What a failed guest gave back is told before its answer, too
+  // (GuestExchange).
   void before_turn(base::Time now) noexcept;
   void after_turn() noexcept;
 
@@ -29,7 +33,6 @@ class MemoryShare {
   const std::size_t slot_;
   engine::Guests& guests_;
   const std::uint64_t budget_bytes_;
-  std::uint64_t told_ = 0;
   std::uint64_t room_bytes_ = 0;  // when it was last looked at
   base::Time next_look_;
 };

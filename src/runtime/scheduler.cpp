@@ -472,14 +472,16 @@ void Scheduler::write_all() {
   writing_.clear();
 }
 
-// Many that are shorter cost less than looking does, and longer ones are interrupted.
+// Behind guests of 0.1 to 0.5 ms among several modules. Many that are shorter cost less than
+// looking does; longer ones are mostly interrupted.
 bool Scheduler::shall_look(base::Duration ran) const noexcept {
   return sharing_ == Sharing::kManyModules && ran >= engine::Pace::kRunMin && ran < kSlice / 2 &&
          now_ - turn_start_ >= kTurnShared;
 }
 
 // Until the loop should look at its sockets: a guest yielded, which it does when there is input, or
-// many that only pass data on had a slice of one that computes, or kTurnMax of others.
+// many that only pass data on had a slice of one that computes, or kTurnMax of others,
+// or it shall_look().
 void Scheduler::serve() {
   base::Duration computed{};
   std::size_t computed_left = 0;

@@ -315,7 +315,7 @@ class FormatTest(Case):
             family = re.sub("_bucket$", "", name)
             self.assertIn(family, text.families)
             if labels:
-                self.assertIn(f"{name}{{{labels}}}", text.samples)
+                self.assertIn(f"{name}{{{labels.replace('!=', '=')}}}", text.samples)
         alerts = re.findall(r"^ +- alert: (\w+)$", rules, re.M)
         self.assertEqual(len(alerts), len(set(alerts)))
         self.assertEqual(len(re.findall("^ +expr: ", rules, re.M)), len(alerts))
